@@ -570,7 +570,51 @@ def silent_directories(check):
         one.end()
 
 
+def filled(check):
+    """Mallory puts files into her directory of segments until the file system that all users share has no more."""
+    server = Server()
+    program = Program(MALLORY)
+    directory = place(MALLORY, server)
+    place(BOB, server)
+
+    def fill():
+        os.chdir(directory)
+        os.makedirs("a/b/c", exist_ok=True)
+        made = 0
+        with contextlib.suppress(OSError):
+            for made in range(300_000):
+                open(f"a/b/c/{made}" if made % 2 else f"f{made}", "w").close()
+        return made
+
+    def left():
+        system = os.statvfs("/run/allocs")
+        return system.f_ffree / system.f_files
+
+    made = stage.act(MALLORY, fill)
+    check("many files were made", made > 50_000, made)
+    status, _, errors = control(BOB, "run", "--", "/bin/true")
+    check("a program of bob's runs at once, and its index has a place", status == 0 and "unindexed" not in errors, errors)
+    cleared = stage.wait("what is no segment is removed", lambda: left() > 0.9, patience=60, pause=0.1)
+    check("what is no segment is removed", cleared)
+    stage.wait("root is told", lambda: "nearly full" in server.said())
+    check("root is told whose it was", f"uid={MALLORY}" in server.said(), server.said()[-500:])
+    check("her indexed program is answered still", ask(MALLORY, server, program.query)[0] == 200)
+    check("bob's programs have their place again", Program(BOB).segment.startswith("/run/allocs/"))
+
+
+def left_open(check):
+    """A server was killed while it made a user's directory, when root's group may write to root's for a moment."""
+    os.mkdir("/run/allocs")
+    os.chmod("/run/allocs", 0o775)
+    server = Server()
+    mode = os.stat("/run/allocs").st_mode & 0o7777
+    check("root's directory is root's alone again", mode == 0o755 and server.lives, oct(mode))
+    check("users have their directories in it", place(BOB, server) == f"/run/allocs/{BOB}")
+
+
 scenes = {
+    "directories-filled": filled,
+    "directories-left-open": left_open,
     "directories-of-another": lambda check: in_anothers_directory(check, 8 * MANY),
     "directories-socket": socket_names,
     "directories-exchanged-socket": lambda check: socket_exchanged(check, 2 * MANY),

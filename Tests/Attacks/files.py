@@ -4,11 +4,12 @@ regular file is never opened; and a name that changes between a look and an open
 
 import os
 import subprocess
+import sys
 import time
 
 import elves
 import stage
-from stage import MALLORY, ROOT, TOOLS, Holder, Opens, Server, ask, home, start, wearing
+from stage import MALLORY, ROOT, TOOLS, Holder, Opens, Program, Server, ask, home, start, wearing
 
 SYMBOL = "a_symbol_that_only_root_may_read"
 BLOCK = 0x1000000
@@ -102,6 +103,33 @@ def mapped(check):
     check("the addresses are answered", status == 200 and answer.count(b"\n") == 3072, (status, answer[:200]))
     check("nothing is told of a file that only root may read", SYMBOL.encode() not in answer)
     check("no file is opened that the segment's user may not open", opens.seen() == [])
+
+
+def mapped_by_root(check):
+    """A process of root's has mapped a file of mallory's: as data, or as code. Root's worker takes apart code alone,
+    whose owner has root's rights already."""
+    server = Server()
+    path = f"{home(MALLORY)}/mallorys.so"
+    elves.compile("int a_function_of_mallorys(int x) { return x * 3; }", path, "-g")
+    os.chown(path, MALLORY, MALLORY)
+
+    def answer(opening):
+        program = Program(ROOT, [sys.executable, "-c", f"import ctypes, mmap, time\npath = {path!r}\n{opening}\n"
+                                 "print(0, flush=True)\ntime.sleep(600)"])  # fmt: skip
+        with open(f"/proc/{program.pid}/maps") as file:
+            parts = [line.split()[0].split("-") for line in file if line.rstrip().endswith("mallorys.so")]
+        places = [address for start, end in parts for address in range(int(start, 16), int(end, 16), 8)]
+        body = "".join(f"{address:#x}\n" for address in places).encode()
+        status, text = ask(ROOT, server, f"/v1/processes/{program.pid}/query", method="POST", body=body)
+        check("the addresses are answered", status == 200 and b"mallorys.so" in text and len(places) > 1000,
+              (status, text[:200]))  # fmt: skip
+        program.end()
+        return text
+
+    data = answer("file = open(path, 'rb')\nheld = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)")
+    check("nothing is told of what is in a file that is data", b"a_function_of_mallorys" not in data)
+    code = answer("held = ctypes.CDLL(path)")
+    check("a function of a file that is executed is told", b"a_function_of_mallorys" in code, code[:300])
 
 
 def exchanged(check):
@@ -218,6 +246,7 @@ scenes = {
     "files-made-code": made_code,
     "files-named": named,
     "files-mapped": mapped,
+    "files-mapped-by-root": mapped_by_root,
     "files-exchanged": exchanged,
     "files-of-tools": by_roots_tools,
 }

@@ -214,11 +214,39 @@ def crowd_of_users(check, users=30):
     check("one of them is answered again", ask(64001, server, "/v1/processes")[0] == 200)
 
 
+def nobodys(check):
+    """Services run as nobody, and any of them may be broken into: nothing of the server's is theirs to end or stop."""
+    server = Server("--listen", "127.0.0.1:0")
+    check("root is answered", ask(ROOT, server, "/v1/processes")[0] == 200)
+    roles = {}
+    for pid in server.processes() - {server.process.pid}:
+        with open(f"/proc/{pid}/comm") as file:
+            roles[pid] = file.read().strip()
+    check("there are a gatherer and a front", sum("gather" in role or "front" in role for role in roles.values()) == 2,
+          roles)  # fmt: skip
+
+    def touched():
+        found = []
+        for pid in roles:
+            with contextlib.suppress(PermissionError):
+                os.kill(pid, signal.SIGSTOP)
+                found.append(roles[pid])
+        return found
+
+    for user in (65534, 65533, MALLORY):
+        found = stage.act(user, touched)
+        check(f"user {user} can stop none of them", found == [], found)
+    users = [int(status_of(pid)["Uid"].split()[0]) for pid in roles]
+    check("those that are not root's have ids of their own", len(set(users)) == len(users) and 65534 not in users, users)
+    check("root is answered still", ask(ROOT, server, "/v1/processes")[0] == 200)
+
+
 LONG = float(os.environ.get("ALLOCS_ATTACK_MANY", "1"))
 scenes = {
     "separation-rights": rights,
     "separation-untouchable": lambda check: untouchable(check, 1.5 * LONG),
     "separation-misdirected": misdirected,
     "separation-groups": groups,
+    "separation-nobody": nobodys,
     "separation-many-users": crowd_of_users,
 }

@@ -42,7 +42,9 @@ extension EndToEnd {
 
     @Test(
       "files that a segment names are opened with its user's rights alone, pipes and devices never",
-      arguments: ["files-named", "files-mapped", "files-exchanged", "files-of-tools", "files-made-code"])
+      arguments: [
+        "files-named", "files-mapped", "files-mapped-by-root", "files-exchanged", "files-of-tools", "files-made-code",
+      ])
     func files(scene: String) throws { try play(scene) }
 
     @Test(
@@ -52,7 +54,7 @@ extension EndToEnd {
         "directories-exchanged",
         "directories-dead", "directories-linked", "directories-taken-names", "directories-replaced",
         "directories-crowded", "directories-outputs", "directories-silent",
-        "directories-own-file-system",
+        "directories-own-file-system", "directories-filled", "directories-left-open",
       ])
     func directories(scene: String) throws { try play(scene) }
 
@@ -69,7 +71,7 @@ extension EndToEnd {
       "each user's questions are answered by a process with that user's rights, which that user can't look into",
       arguments: [
         "separation-rights", "separation-untouchable", "separation-misdirected", "separation-groups",
-        "separation-many-users",
+        "separation-many-users", "separation-nobody",
       ])
     func separation(scene: String) throws { try play(scene) }
 
