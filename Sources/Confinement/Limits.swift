@@ -25,8 +25,6 @@ public struct Limits: Hashable, Sendable {
   /// All memory that the kernel charges to the worker, in bytes, cached pages of files that it read included. Only
   /// where there are cgroups.
   public var chargedBytes: UInt64 = 768 << 20
-  /// Seconds of processor time in the worker's whole life, after which the kernel ends it; nil: no limit.
-  public var processorSeconds: UInt64?
   /// Open descriptors. A process with a lower limit keeps that.
   public var descriptors: UInt64 = 4096
   /// Threads. Only where there are cgroups.
@@ -59,7 +57,6 @@ public func confine(_ limits: Limits = Limits()) throws(Complaint) {
   try limit(allocs_limit_core, to: 0, "core dumps")
   try limit(allocs_limit_msgqueue, to: 0, "message queues")
   try limit(allocs_limit_rtprio, to: 0, "real-time priority")
-  if let seconds = limits.processorSeconds { try limit(allocs_limit_cpu, to: seconds, "processor time") }
   // A log that is a file may be longer than that already; the limit would silence the worker.
   if let bytes = limits.fileBytes, !isFile(STDERR_FILENO), !isFile(STDOUT_FILENO) {
     try limit(allocs_limit_fsize, to: bytes, "files' sizes")

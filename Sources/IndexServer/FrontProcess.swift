@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // allocsd --listen: the front, a process of its own that takes connections over TCP and asks whoever comes for the
-// token (Sources/Front). It has no rights: it runs as a user that no account has where root started the server, opens no file and connects
-// to nothing. Each connection to the server comes from the broker, as one of the user who started it.
+// token (Sources/Front). It has no rights: it runs as a user that no account has where root started the server, opens
+// no file and connects to nothing. Each connection to the server comes from the broker, as one of the user who started
+// it.
 
 import Broker
 import Confinement

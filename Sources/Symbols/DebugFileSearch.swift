@@ -6,8 +6,8 @@
 // segments take the mapped addresses. For a debug file without a build id it is the checksum in .gnu_debuglink. No path
 // proves anything.
 //
-// Proof takes a look into the file. Root's worker takes that look only at files that it trusts (TrustedFiles): root's, or
-// those that the kernel shows to be executed by the process, and debug files beside them of the same owner.
+// Proof takes a look into the file. Root's worker takes that look only at files that it trusts (TrustedFiles): root's,
+// or those that the kernel shows to be executed by the process, and debug files beside them of the same owner.
 //
 // Candidates, in this order: the path; the path below the process's own root; the executable's link in /proc; the link
 // to what is mapped where the module lies; what was held open for later. The links lead to files that were removed,

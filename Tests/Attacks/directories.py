@@ -593,7 +593,8 @@ def filled(check):
     made = stage.act(MALLORY, fill)
     check("many files were made", made > 50_000, made)
     status, _, errors = control(BOB, "run", "--", "/bin/true")
-    check("a program of bob's runs at once, and its index has a place", status == 0 and "unindexed" not in errors, errors)
+    check("a program of bob's runs at once, and its index has a place",
+          status == 0 and "unindexed" not in errors, errors)  # fmt: skip
     cleared = stage.wait("what is no segment is removed", lambda: left() > 0.9, patience=60, pause=0.1)
     check("what is no segment is removed", cleared)
     stage.wait("root is told", lambda: "nearly full" in server.said())

@@ -237,7 +237,7 @@ def nobodys(check):
         found = stage.act(user, touched)
         check(f"user {user} can stop none of them", found == [], found)
     users = [int(status_of(pid)["Uid"].split()[0]) for pid in roles]
-    check("those that are not root's have ids of their own", len(set(users)) == len(users) and 65534 not in users, users)
+    check("each has an id of its own", len(set(users)) == len(users) and 65534 not in users, users)
     check("root is answered still", ask(ROOT, server, "/v1/processes")[0] == 200)
 
 

@@ -69,7 +69,6 @@ static inline int allocs_limits(int resource, uint64_t *soft, uint64_t *hard) {
 
 // The numbers of limits, which Swift knows by types of several kinds.
 enum {
-  allocs_limit_cpu = RLIMIT_CPU,
   allocs_limit_fsize = RLIMIT_FSIZE,
   allocs_limit_data = RLIMIT_DATA,
   allocs_limit_core = RLIMIT_CORE,
