@@ -28,6 +28,15 @@ extension Report {
       time would add what other programs took. **redis**: a fixed number of SET and GET by redis-benchmark, 16 in a
       pipeline, server and client each on its own processor: the time that passes, and the server's processor time for
       the same requests, which the wait for the client doesn't hide.
+    - **two stores a malloc**: the same churn with [a shim](../Benchmarks/Programs/floor.c) preloaded that does nothing
+      but write and clear a slot by the block's address: what no exact index by address can be below.
+    - **compileall** compiles five packages of CPython's library, **git log -p** prints the changes of a repository of
+      600 commits that the benchmark makes, **g++** compiles [templates](../Benchmarks/Programs/templates.cpp), **Octave**
+      runs [a script](../Benchmarks/Programs/evaluate.m), each by processor time. **evaluator** is
+      [a program](../Benchmarks/Programs/evaluator.c) whose functions call each other in random order, as those of an
+      interpreter do: nearly every stack is new. *a new frame* is what whole stacks cost more than call sites, divided by
+      the number of frames that are new to the index, counted in it. *whole stacks − call sites* is the difference of
+      two ratios; *its own memory* is what is resident in redis beside the index.
     - **Capture of a call stack**: [the program](../Benchmarks/Programs/capture.c) calls malloc and free with 25 return
       addresses on the stack (the recorded stack is checked to have as many, in code without frame pointers). A capture
       costs its time with full stacks less its time with call sites, in the same round. **same stack**: always the same
@@ -48,6 +57,7 @@ extension Report {
       resident. **server, 1 M watched**: `GET …/top` once a second, the processor time of all of allocsd's processes.
       **pprof of python3**: `GET …/profile?format=pprof` on a kept connection, of a program with PYTHONMALLOC=malloc
       that holds objects, after the first such request, which reads the symbols.
+    - **query from nothing** is the command `allocsctl query`, from its start to its end, without a server.
     - **query** is `GET …/query?address=…` with symbolized stacks, **batch** `POST …/query?stacks=false`; both through
       allocsd on a Unix socket, of a process with a million live allocations.
     - **query of one user** is about one of a thousand blocks; **server at rest** is the memory of all of allocsd's

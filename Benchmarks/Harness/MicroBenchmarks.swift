@@ -45,7 +45,30 @@ private let loops = [
   Loop(name: "spawn", title: "thread start + join", program: "spawn", operations: 1_000),
 ]
 
-let microBenchmarks = loops.map { loop in Benchmark(name: loop.name, part: .time) { try measure(loop, in: $0) } }
+let microBenchmarks = loops.flatMap { loop in
+  [Benchmark(name: loop.name, part: .time) { try measure(loop, in: $0) }]
+    + (loop.name == "churn-1m"
+      ? [Benchmark(name: "churn-floor", part: .time) { try measureFloor(of: loop, in: $0) }] : [])
+}
+
+/// What the least index by address (Programs/floor.c) costs the program of `loop`: its time over the plain program's,
+/// in turns.
+private func measureFloor(of loop: Loop, in workshop: Workshop) throws -> [Row] {
+  let plain = Command(
+    program: try workshop.program(loop.program),
+    arguments: loop.arguments + ["\(workshop.options.quick ? loop.operations / 4 : loop.operations)"],
+    processor: processors.last)
+  var least = plain
+  least.environment["LD_PRELOAD"] = try workshop.program("floor", options: ["-shared", "-fPIC"])
+  let ratios = try (0..<workshop.options.roundCount).map { round in
+    let times = try [round % 2, 1 - round % 2].map { index in
+      (index, try LoopTime(of: index == 0 ? plain : least, under: .plain, in: workshop).nanoseconds(in: workshop))
+    }.sorted { $0.0 < $1.0 }
+    return times[1].1 / times[0].1
+  }
+  guard let spread = Spread(ratios) else { return [] }
+  return [Row(name: "  two stores a malloc, floor.c ÷ plain", unit: "×", value: .spread(spread))]
+}
 
 private func measure(_ loop: Loop, in workshop: Workshop) throws -> [Row] {
   let operations = workshop.options.quick ? loop.operations / 4 : loop.operations
