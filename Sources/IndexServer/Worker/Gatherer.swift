@@ -151,7 +151,11 @@ private final class Exchange: @unchecked Sendable {
     isAtEnd = true
   }
 
-  /// Receives the answers of all until each is at its end, or until the time `deadline`.
+  /// Bytes of all answers together: what is made of them takes several times as much, of the gatherer's 512 MiB.
+  private static let roomOfAll = 64 << 20
+
+  /// Receives the answers of all until each is at its end, or until the time `deadline`. Where they are too much
+  /// together, the longest is given up: users with a usual number of processes keep theirs.
   static func run(_ exchanges: [Exchange], until deadline: Double) {
     while true {
       let open = exchanges.filter { !$0.isAtEnd }
@@ -159,7 +163,14 @@ private final class Exchange: @unchecked Sendable {
       guard !open.isEmpty, rest > 0 else { break }
       var requests = open.map { pollfd(fd: $0.socket.number, events: Int16(POLLIN), revents: 0) }
       poll(&requests, nfds_t(requests.count), Foreign<Int32>(wholePartOf: rest * 1000.0 + 1.0).saturated())
-      for (request, exchange) in zip(requests, open) where request.revents != 0 { exchange.receive() }
+      for (request, exchange) in zip(requests, open) where request.revents != 0 {
+        exchange.receive()
+        guard exchanges.reduce(0, { $0 &+ $1.received.count }) > roomOfAll,
+          let longest = exchanges.max(by: { $0.received.count < $1.received.count })
+        else { continue }
+        longest.fail("tells more than there is room for beside the others'")
+        longest.received = []
+      }
     }
     for exchange in exchanges where !exchange.isAtEnd { exchange.fail("has not answered in time") }
   }
