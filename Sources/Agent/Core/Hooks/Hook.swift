@@ -406,12 +406,13 @@ private func resizeInside(
   _ outer: Thread, _ block: Block, _ size: Int, _ caller: Caller, _ function: allocs_function, _ allocator: UInt32,
   isTight: Bool, _ failureFrees: Bool, _ change: () -> Block?
 ) -> Block? {
-  let old = Event.innerFree(outer, block)
+  let note = Event.takeNote(outer, block)
+  let old = note == nil ? Event.innerFree(outer, block) : 0
   let result = change()
   if result != nil {
     Event.innerAlloc(outer, result, size, caller, function, allocator: allocator, isTight: isTight)
   } else if !failureFrees {
-    Event.reallocFailed(outer, block, old)
+    if let note { Event.putBack(outer, note) } else { Event.reallocFailed(outer, block, old) }
   }
   return result
 }

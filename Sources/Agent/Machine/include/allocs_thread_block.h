@@ -37,7 +37,8 @@ struct allocs_site {
 enum allocs_delegating {
   ALLOCS_DELEGATING_NOT = 0,
   ALLOCS_DELEGATING = 1,
-  ALLOCS_DELEGATING_OPERATOR = 2  // the function may call the new-handler, which is the program's own code
+  ALLOCS_DELEGATING_OPERATOR = 2,  // the function may call the new-handler, which is the program's own code
+  ALLOCS_DELEGATING_PAUSED = 3     // an inner hook is noting what it allocated: none of a signal handler notes
 };
 
 // A place in a function below the agent that calls a hook: the agent's own return address lies
@@ -100,7 +101,7 @@ struct allocs_thread_block {
   uint32_t slot;                 // of that entry; ALLOCS_THREAD_UNKNOWN if there was no room
   uint32_t tid;
   uint32_t delegating;           // enum allocs_delegating
-  uint64_t inner_base;           // the block that an inner hook has noted; 0: none
+  uint64_t inner_base;           // the block that an inner hook has noted; 0: none; 1: one that was freed
   uint64_t inner_size;
   uint32_t inner_context;
   uint32_t inner_is_tight;       // "tight" is explained in Hook.swift
