@@ -192,6 +192,35 @@ extension EndToEnd {
       #expect(short > 3)
     }
 
+    /// The greatest node that a context has.
+    private func greatestNode(_ segment: borrowing Segment) -> UInt32 {
+      var greatest: UInt32 = 0
+      segment.forEachTotal { id, _ in greatest = max(greatest, segment.context(id)?.node ?? 0) }
+      return greatest
+    }
+
+    // Nodes need one more chunk of links, and contexts, too, each of 2 MiB; to have one begin where a huge page can
+    // takes twice as much for a moment.
+    @Test(
+      "stacks that there is no address space to find again use up no id; where there is enough for it, none is missing",
+      arguments: [512, 5120])
+    func unlinked(kibibytes: Int) throws {
+      let program = try RecordingProgram([Programs.path("unlinked.c"), "\(kibibytes)"])
+      _ = try program.reach(0)
+      let segment = try program.openSegment()
+      let before = segment.counter("unknown_contexts") ?? 0
+      #expect(kibibytes < 2048 ? before > 10_000 : before == 0, "\(before)")
+      try program.proceed()
+      _ = try program.reach(1)
+      #expect(segment.counter("unknown_contexts") ?? 0 == before)
+      // In each of two trees, 3 + … + 3^10 calls of functions, and 3^10 of malloc. Some are of main, and before it.
+      let nodes = 2 * (88_572 + 59_049)
+      let greatest = greatestNode(segment)
+      #expect(greatest > 262_144 && Int(greatest) < nodes + 100, "\(greatest)")
+      try program.proceed()
+      try program.finish()
+    }
+
     @Test(
       "a stack or a context that there was no memory for uses up no id: all can be handed out once there is room",
       .enabled(if: Restrictions.mayMount, "needs to mount a tmpfs"))

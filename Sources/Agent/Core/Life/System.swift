@@ -17,8 +17,8 @@
 //                   mprotect, twice; twice more for words that already lead to it
 //   a module that is opened, if it has an allocator
 //                   as where a module has one at the start, and mincore; munmap when it goes
-//   growth          madvise (commit pages of the segment; huge pages for private tables), mremap
-//                   (map the next arena), mmap and munmap (private tables), futex;
+//   growth          madvise (commit pages of the segment; huge pages for private tables, or
+//                   none), mremap (map the next arena), mmap and munmap (private tables), futex;
 //                   mincore, for a suballocation that is in no chunk
 //   events, while they are on
 //                   madvise and mremap (memory of rings), futex (waiting for a lossless
@@ -264,15 +264,24 @@ enum System {
     address(call(Int(ALLOCS_SYS_MMAP), 0, Int(size), readWriteAccess, privateAnonymous | noReserve, -1, 0))
   }
   /// Maps private zeroed memory that begins at a multiple of its size, a power of two, and asks for
-  /// huge pages there.
+  /// huge pages there. Where there is no room to choose from, as below a limit on address space,
+  /// the memory begins anywhere; nil if there is none.
   static func mapHuge(_ size: UInt64) -> Address? {
-    guard let room = map(2 * size) else { return nil }
+    guard let room = map(2 * size) else { return map(size) }
     let before = (0 &- UInt64(UInt(bitPattern: room))) & (size - 1)
     let start = room + Int(before)
     if before > 0 { unmap(room, before) }
     unmap(start + Int(size), size - before)
     let hugePages = 14
     _ = advise(start, size, hugePages)
+    return start
+  }
+  /// Maps private zeroed memory that has no huge pages, also where the kernel gives them unasked;
+  /// nil if there is none.
+  static func mapSmall(_ size: UInt64) -> Address? {
+    guard let start = map(size) else { return nil }
+    let noHugePages = 15
+    _ = advise(start, size, noHugePages)
     return start
   }
   /// Maps the file's bytes from `offset`, shared, at `start` if that is free, else anywhere; nil if
