@@ -323,7 +323,12 @@ enum Event {
     // operator new(nothrow) calls operator new, which calls malloc: that is one block, noted once.
     guard outer.pointee.inner_base != UInt64(UInt(bitPattern: block)) else { return }
     stopNoting(outer, ALLOCS_DELEGATING_PAUSED)
-    let context = Gate.regions(outer) == nil ? 0 : Contexts.context(outer, caller, function, allocator: allocator)
+    // Nearly always operator new returns the block, and its hook captures the stack: then the
+    // context of the call here is never asked for.
+    let isDirect = delegating == ALLOCS_DELEGATING_OPERATOR.rawValue && LeftCalls.isDirect(outer, caller)
+    let context =
+      isDirect || Gate.regions(outer) == nil
+      ? 0 : Contexts.context(outer, caller, function, allocator: allocator)
     var isTight = isTight
     if outer.pointee.inner_base != 0 {
       noteInner(outer)
@@ -335,7 +340,7 @@ enum Event {
       outer,
       Note(
         base: UInt64(UInt(bitPattern: block)), size: UInt64(UInt(bitPattern: size)), context: context,
-        isTight: isTight ? 1 : 0))
+        isTight: isTight ? 1 : 0, site: isDirect ? caller.site : 0, function: function.rawValue | allocator << 8))
     goOnNoting(outer, delegating)
   }
 
@@ -376,6 +381,8 @@ enum Event {
     fileprivate let size: UInt64
     fileprivate let context: UInt32
     fileprivate let isTight: UInt32
+    fileprivate let site: UInt64
+    fileprivate let function: UInt32
   }
 
   /// Noting has stopped, and no block is noted.
@@ -384,6 +391,8 @@ enum Event {
     outer.pointee.inner_size = note.size
     outer.pointee.inner_context = note.context
     outer.pointee.inner_is_tight = note.isTight
+    outer.pointee.inner_site = note.site
+    outer.pointee.inner_function = note.function
     outer.pointee.inner_base = note.base
   }
 
@@ -397,7 +406,7 @@ enum Event {
     }
     let note = Note(
       base: base, size: outer.pointee.inner_size, context: outer.pointee.inner_context,
-      isTight: outer.pointee.inner_is_tight)
+      isTight: outer.pointee.inner_is_tight, site: outer.pointee.inner_site, function: outer.pointee.inner_function)
     outer.pointee.inner_base = wasFreed
     return note
   }
@@ -454,8 +463,16 @@ enum Event {
     let base = thread.pointee.inner_base
     defer { thread.pointee.inner_base = 0 }
     guard base > wasFreed, let block = Block(bitPattern: UInt(base)), let regions = Gate.regions(thread) else { return }
+    var context = thread.pointee.inner_context
+    if thread.pointee.inner_site != 0 {
+      context = Contexts.context(
+        thread, site: thread.pointee.inner_site,
+        below: Caller(
+          returnSlot: UInt(thread.pointee.operator_return_slot), framePointer: thread.pointee.operator_frame_pointer),
+        allocs_function(thread.pointee.inner_function & 0xFF), allocator: thread.pointee.inner_function >> 8)
+    }
     record(
-      thread, regions, block, Int(bitPattern: UInt(thread.pointee.inner_size)), 0, thread.pointee.inner_context,
+      thread, regions, block, Int(bitPattern: UInt(thread.pointee.inner_size)), 0, context,
       isTight: thread.pointee.inner_is_tight != 0)
     allocs_fence_signal()
     // A signal handler has freed its block before it was recorded.

@@ -452,6 +452,8 @@ func hookReallocarray(
 func operatorEnter(_ returnSlot: UInt, _ framePointer: UInt64) -> Thread? {
   let caller = Caller(returnSlot: returnSlot, framePointer: framePointer)
   guard case .taken(let thread) = Entering.enter(from: caller) else { return nil }
+  thread.pointee.operator_return_slot = UInt64(returnSlot)
+  thread.pointee.operator_frame_pointer = framePointer
   thread.pointee.delegating = ALLOCS_DELEGATING_OPERATOR.rawValue
   return thread
 }
