@@ -151,7 +151,9 @@ let package = Package(
       ],
       exclude: ["Profiles/CPprof", "Profiles/CZlib"],
       linkerSettings: [.unsafeFlags(["-Xlinker", "-l:libz.a"])]),
-    .target(name: "ServerProtocol", dependencies: ["ByteText", "SystemAccess"], resources: [.embedInCode("VERSION")]),
+    .target(
+      name: "ServerProtocol", dependencies: ["ByteText", "COpening", "SystemAccess"],
+      resources: [.embedInCode("VERSION")]),
     .target(
       name: "Page",
       resources: [

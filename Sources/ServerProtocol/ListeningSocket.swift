@@ -8,6 +8,7 @@
 // - The server that made the file removes it, if the name still leads to that file.
 
 import ByteText
+import COpening
 import Glibc
 import SystemAccess
 
@@ -88,10 +89,12 @@ public struct ListeningSocket: ~Copyable {
   /// Removes a dead server's socket file. Throws if another kind of file is there, or the socket of a live server.
   private static func clear(_ path: String) throws(Complaint) {
     var status = stat()
-    guard lstat(path.originalPath, &status) == 0 else {
-      if errno == ENOENT { return }
+    let code = NameInDirectory(path: path).look(&status)
+    guard code == 0 else {
+      if code == ENOENT { return }
       throw Complaint(
-        .obstacle, what: "cannot look at \(path): \(systemWords(errno))", advice: "check the path", code: errno)
+        .obstacle, what: "cannot look at \(path): \(NameInDirectory.words(code))",
+        advice: code == EXDEV ? NameInDirectory.advice : "check the path", code: code)
     }
     if geteuid() == 0, status.st_uid != 0 {
       // Whoever made it could keep root's server away by it, or tell false answers to those who trust the name.
@@ -137,6 +140,37 @@ public struct ListeningSocket: ~Copyable {
   }
 }
 
+/// A name in a directory in which others may have put anything under it. They may also have mounted a file system of
+/// their own making there (FUSE), which answers when it likes: such a name is neither asked nor opened (EXDEV).
+private struct NameInDirectory: ~Copyable {
+  /// A descriptor, or a negated error number.
+  private let directory: Int32
+  private let name: String
+
+  init(path: String) {
+    let slash = path.lastIndex(of: "/")
+    let parent = slash.map { $0 == path.startIndex ? "/" : String(path[..<$0]) } ?? "."
+    name = slash.map { String(path[path.index(after: $0)...]) } ?? path
+    let opened = Glibc.open(parent.originalPath, __O_PATH | O_DIRECTORY | O_CLOEXEC)
+    directory = opened < 0 ? 0 &- errno : opened
+  }
+
+  deinit { if directory >= 0 { close(directory) } }
+
+  /// As lstat(2). 0, or an error number.
+  func look(_ status: inout stat) -> Int32 {
+    directory < 0 ? 0 &- directory : allocs_look_at(directory, name.originalPath, &status)
+  }
+
+  /// As open(2), through no link. A descriptor, or a negated error number.
+  func open(_ flags: Int32, mode: UInt32) -> Int32 {
+    directory < 0 ? directory : allocs_make_in(directory, name.originalPath, flags, mode)
+  }
+
+  static func words(_ code: Int32) -> String { code == EXDEV ? "something is mounted there" : systemWords(code) }
+  static let advice = "unmount it, or name another place with --socket"
+}
+
 /// A socket's name in the file system. It is removed with its owner, if it still leads to the same file.
 struct SocketFile: ~Copyable {
   private let path: String
@@ -145,7 +179,7 @@ struct SocketFile: ~Copyable {
 
   init(path: String) {
     var status = stat()
-    let known = lstat(path.originalPath, &status) == 0
+    let known = NameInDirectory(path: path).look(&status) == 0
     self.path = path
     device = known ? status.st_dev : 0
     inode = known ? status.st_ino : 0
@@ -153,7 +187,7 @@ struct SocketFile: ~Copyable {
 
   deinit {
     var status = stat()
-    if lstat(path.originalPath, &status) == 0, status.st_dev == device, status.st_ino == inode {
+    if NameInDirectory(path: path).look(&status) == 0, status.st_dev == device, status.st_ino == inode {
       unlink(path.originalPath)
     }
   }
@@ -167,15 +201,16 @@ private struct SocketLock: ~Copyable {
 
   init(of socket: String) throws(Complaint) {
     path = socket + ".lock"
+    let name = NameInDirectory(path: path)
     // A server holds the lock for well under a millisecond. A process that holds it longer is no server.
     for _ in 0..<200 {
-      let file = Glibc.open(path.originalPath, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0o600)
-      let code = file < 0 ? errno : 0
+      let file = name.open(O_RDWR | O_CREAT | O_NONBLOCK, mode: 0o600)
+      let code = file < 0 ? 0 &- file : 0
       var own = stat()
       var there = stat()
       if file >= 0, fstat(file, &own) == 0, own.st_uid == geteuid(), own.st_mode & (S_IFMT | 0o077) == S_IFREG {
         // A server that held the lock has removed the file meanwhile: then another file is there, or none.
-        if flock(file, LOCK_EX | LOCK_NB) == 0, lstat(path.originalPath, &there) == 0, own.st_ino == there.st_ino {
+        if flock(file, LOCK_EX | LOCK_NB) == 0, name.look(&there) == 0, own.st_ino == there.st_ino {
           descriptor = file
           return
         }
@@ -187,8 +222,9 @@ private struct SocketLock: ~Copyable {
       // What somebody else has put there, root removes; no other server can.
       if geteuid() == 0, code != ENOENT, ListeningSocket.takeAway(path) == 0 { continue }
       throw Complaint(
-        .obstacle, what: "cannot make \(path): \(code == 0 ? "it is another user's" : systemWords(code))",
-        advice: "create its directory, or name another place with --socket", code: code)
+        .obstacle, what: "cannot make \(path): \(code == 0 ? "it is another user's" : NameInDirectory.words(code))",
+        advice: code == EXDEV ? NameInDirectory.advice : "create its directory, or name another place with --socket",
+        code: code)
     }
     throw Complaint(
       .obstacle, what: "cannot lock \(path): another process holds it",

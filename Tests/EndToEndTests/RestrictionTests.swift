@@ -45,6 +45,16 @@ extension EndToEnd {
 
     private func worker() throws -> [String] { [try Programs.path("operators.cpp")] }
 
+    @Test("where an old filter refuses the system calls that it does not know, indexes are found all the same")
+    func oldFilter() throws {
+      let program = try PlacedProgram([Programs.path("generations.c"), "0"])
+      let outcome = try ChildProcess.run(
+        [Programs.path("seccomp.c"), "old", "0", Installation.path(of: "allocsctl"), "ps", "--direct", "--json"],
+        environment: ["ALLOCS_DIR": program.directory.path])
+      #expect(outcome.ending == .exit(0) && outcome.output.contains("\"pid\":\(program.pid),"), "\(outcome)")
+      program.process.closeInput()
+    }
+
     @Test("a missing ALLOCS_DIR: the program runs on, and says so once on request")
     func missing() throws {
       let directory = try TestDirectory()

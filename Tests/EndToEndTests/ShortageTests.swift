@@ -39,6 +39,27 @@ extension EndToEnd {
       #expect(complete > 0 && complete < indexed, "\(complete) of \(indexed) were complete")
     }
 
+    // A tiny program would have 2 MiB of memory for each huge page of which it uses a few bytes.
+    @Test(
+      "tables that are nearly empty in most programs get no huge pages, also where the kernel gives them unasked",
+      .enabled(
+        if: FileManager.default.fileExists(atPath: "/sys/kernel/mm/transparent_hugepage"), "needs huge pages"))
+    func noHugePages() throws {
+      let program = try PlacedProgram([Programs.path("generations.c"), "0"])
+      // Of such a file, Foundation reads the first page.
+      let maps = try ChildProcess.run(["cat", "/proc/\(program.pid)/smaps"]).output
+      var without = 0  // KiB
+      var size = 0
+      for line in maps.split(separator: "\n") {
+        let words = line.split(separator: " ")
+        if words.first == "Size:" { size = words.dropFirst().first.flatMap { Int($0) } ?? 0 }
+        if words.first == "VmFlags:", words.contains("nh") { without += size }
+      }
+      // The table of regions, and the first links of stacks and of contexts.
+      #expect(without == (16 + 2 + 2) << 10, "\(without) KiB")
+      program.process.closeInput()
+    }
+
     @Test("where memory for an arena is refused and its mapping cannot shrink back, the next arena is made there")
     func unshrinkable() throws {
       let program = try RecordingProgram([Programs.path("unshrinkable.c")])

@@ -100,6 +100,71 @@ extension EndToEnd {
       try program.finish()
     }
 
+    /// Blocks that the program's own code makes inside operator new, and frees, keeps, resizes; or it leaves.
+    private func handled(_ command: [String], _ stacks: String, _ events: String) throws {
+      let isStepped = command[1] == "stepped"
+      let program = try RecordingProgram(command, environment: ["ALLOCS_STACKS": stacks, "ALLOCS_EVENTS": events])
+      let record = try program.reach(0)
+      let made = (program.said.first { $0.hasPrefix("made ") }).flatMap { UInt64($0.dropFirst(5)) }
+      #expect(made == 8)
+      let segment = try program.openSegment()
+      let sizes: Set<UInt64> = [24, 71, 104, 203]
+      let live = segment.allAllocations().filter { sizes.contains($0.size) }
+      #expect(Set(live.map(\.base)).count == live.count, "a block has two records")
+      // A block that a signal handler made inside the agent itself is counted instead.
+      let nested = segment.counter("nested") ?? 0
+      let bases = Dictionary(live.map { ($0.base, $0.size) }) { first, _ in first }
+      let missing = record.blocks.filter { bases[$0.base] != $0.size }
+      #expect(missing.isEmpty || isStepped && missing.allSatisfy { $0.site == 1 || $0.site == 2 }, "\(missing)")
+      #expect(isStepped ? UInt64(missing.count) <= nested : nested == 0)
+      let recorded = Set(record.blocks.map(\.base))
+      #expect(live.filter { !recorded.contains($0.base) } == [], "blocks that were freed")
+      #expect(segment.balance == Int64(segment.allAllocations().count))
+      #expect(command[1] != "own" || segment.counter("unknown_frees") ?? 0 == 0)
+      // Each block of the operator counts once, at its place, and nowhere else.
+      #expect(sums(in: segment, record)["made"] == AllocatedTotal(bytes: 4 * (24 + 104), blocks: 8))
+      #expect(segment.contextsWithMoreLiveThanTotal() == [])
+      // An exception takes memory there, too.
+      if stacks == "full", command[2] != "unwind" {
+        let own = Set(record.sites.filter { $0.key != 0 }.map(\.value.function))
+        var inside: UInt64 = 0
+        segment.forEachTotal { id, total in
+          guard let context = segment.context(id) else { return }
+          let functions = segment.stack(ofNode: context.node).addresses.compactMap { pc in
+            record.sites.values.first { $0.start < pc && pc <= $0.end }?.function
+          }
+          if functions.contains("made"), own.isDisjoint(with: functions) { inside += total.blocks }
+        }
+        // What the operator got and never returned was counted where it was got.
+        let lost = record.blocks.filter { $0.site == 3 }
+        #expect(inside == 8 + UInt64(lost.count))
+      }
+      try program.proceed()
+      try program.finish()
+    }
+
+    @Test(
+      "a signal handler may allocate and free behind each instruction of operator new",
+      arguments: ["f1", "f3", "keep", "last", "resize", "Resize", "x", "old", "new"], ["full", "site"])
+    func handledByStep(action: String, stacks: String) throws {
+      let path = try Programs.path("handled_new.cpp", options: ["-rdynamic", "-Wl,--no-as-needed", try signalSafe()])
+      for events in ["", "1"] { try handled([path, "stepped", action], stacks, events) }
+    }
+
+    private static let actions = ["f1", "f3", "keep", "last", "resize", "Resize", "x", "old", "new", "unwind", "jump"]
+
+    @Test("so may a new-handler, which may also leave", arguments: actions, ["full", "site"])
+    func handledByHandler(action: String, stacks: String) throws {
+      let path = try Programs.path("handled_new.cpp", options: ["-rdynamic", "-Wl,--no-as-needed", try signalSafe()])
+      for events in ["", "1"] { try handled([path, "handler", action], stacks, events) }
+    }
+
+    @Test("and so may an operator new of the program's own", arguments: actions, ["full", "site"])
+    func handledByOperator(action: String, stacks: String) throws {
+      let path = try Programs.path("handled_new.cpp", options: ["-DOWN"])
+      for events in ["", "1"] { try handled([path, "own", action], stacks, events) }
+    }
+
     @Test(
       "in a file system of every size no context has more than was allocated in it",
       .enabled(if: Restrictions.mayMount, "needs to mount a tmpfs"))
@@ -125,6 +190,35 @@ extension EndToEnd {
         }
       }
       #expect(short > 3)
+    }
+
+    /// The greatest node that a context has.
+    private func greatestNode(_ segment: borrowing Segment) -> UInt32 {
+      var greatest: UInt32 = 0
+      segment.forEachTotal { id, _ in greatest = max(greatest, segment.context(id)?.node ?? 0) }
+      return greatest
+    }
+
+    // Nodes need one more chunk of links, and contexts, too, each of 2 MiB; to have one begin where a huge page can
+    // takes twice as much for a moment.
+    @Test(
+      "stacks that there is no address space to find again use up no id; where there is enough for it, none is missing",
+      arguments: [512, 5120])
+    func unlinked(kibibytes: Int) throws {
+      let program = try RecordingProgram([Programs.path("unlinked.c"), "\(kibibytes)"])
+      _ = try program.reach(0)
+      let segment = try program.openSegment()
+      let before = segment.counter("unknown_contexts") ?? 0
+      #expect(kibibytes < 2048 ? before > 10_000 : before == 0, "\(before)")
+      try program.proceed()
+      _ = try program.reach(1)
+      #expect(segment.counter("unknown_contexts") ?? 0 == before)
+      // In each of two trees, 3 + … + 3^10 calls of functions, and 3^10 of malloc. Some are of main, and before it.
+      let nodes = 2 * (88_572 + 59_049)
+      let greatest = greatestNode(segment)
+      #expect(greatest > 262_144 && Int(greatest) < nodes + 100, "\(greatest)")
+      try program.proceed()
+      try program.finish()
     }
 
     @Test(

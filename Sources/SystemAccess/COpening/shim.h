@@ -13,22 +13,31 @@
 // Only GNU's: <unistd.h> hides it from modules.
 extern long syscall(long number, ...);
 
-// Opens `name` in an open directory, on the directory's own file system and through no link. `name` has no slash. A
-// negated error number if that can't be done.
-static inline int allocs_open_in(int directory, const char *name, int flags) {
+// Whether a system call failed because it is not known: by an older kernel, or by the filter of a container, of which
+// old ones refuse what they don't know as not permitted.
+static inline int allocs_is_unknown_call(void) { return errno == ENOSYS || errno == EPERM; }
+
+// Opens `name` in an open directory, on the directory's own file system and through no link. `name` has no slash;
+// `mode` is of a file that is made. A negated error number if that can't be done.
+static inline int allocs_make_in(int directory, const char *name, int flags, unsigned mode) {
   // struct open_how of <linux/openat2.h>, which old systems lack.
   const struct {
     uint64_t flags, mode, resolve;
-  } how = {(uint64_t)(flags | O_NOFOLLOW | O_CLOEXEC), 0,
+  } how = {(uint64_t)(flags | O_NOFOLLOW | O_CLOEXEC), mode,
            0x01 | 0x02 | 0x04 | 0x08};  // NO_XDEV, NO_MAGICLINKS, NO_SYMLINKS, BENEATH
   const long openat2 = 437;
   if (name[0] == '.' && (name[1] == 0 || (name[1] == '.' && name[2] == 0))) return -EINVAL;
   for (const char *next = name; *next; next++)
     if (*next == '/') return -EINVAL;
   long descriptor = syscall(openat2, directory, name, &how, sizeof how);
-  // Older kernels, and the filters of some containers, know no openat2.
-  if (descriptor < 0 && errno == ENOSYS) descriptor = openat(directory, name, flags | O_NOFOLLOW | O_CLOEXEC);
+  if (descriptor < 0 && allocs_is_unknown_call())
+    descriptor = openat(directory, name, flags | O_NOFOLLOW | O_CLOEXEC, mode);
   return descriptor < 0 ? -errno : (int)descriptor;
+}
+
+// The same, of what is there already.
+static inline int allocs_open_in(int directory, const char *name, int flags) {
+  return allocs_make_in(directory, name, flags, 0);
 }
 
 // lstat(2) of `name` in an open directory, or of a path (AT_FDCWD), which waits for nobody: a user may have mounted a
@@ -38,8 +47,7 @@ static inline int allocs_look_at(int directory, const char *name, struct stat *s
   struct statx found;
   const int flags = AT_SYMLINK_NOFOLLOW | 0x800 | 0x4000;  // AT_NO_AUTOMOUNT, AT_STATX_DONT_SYNC
   if (syscall(SYS_statx, directory, name, flags, STATX_BASIC_STATS, &found) != 0) {
-    // The filters of some containers know no statx.
-    if (errno != ENOSYS) return errno;
+    if (!allocs_is_unknown_call()) return errno;
     return fstatat(directory, name, status, AT_SYMLINK_NOFOLLOW) == 0 ? 0 : errno;
   }
   const uint64_t root_of_mount = 0x2000;  // STATX_ATTR_MOUNT_ROOT (Linux 5.8)

@@ -1,6 +1,7 @@
-// seccomp deny|kill THREAD PROGRAM [ARGUMENTS]: a program that stops a thread, where that goes wrong.
+// seccomp deny|kill|old THREAD PROGRAM [ARGUMENTS]: a program that stops a thread, where that goes wrong.
 //
 //   deny  ptrace fails with EPERM, as in a container
+//   old   for any program: openat2 and statx fail with EPERM, as in a container of a time that knew neither
 //   kill  gets SIGKILL where it reads the memory of another process; the state of THREAD just before goes to standard error
 
 #include <errno.h>
@@ -46,6 +47,12 @@ int main(int argc, char **argv) {
   if (argc < 4) return 2;
   if (strcmp(argv[1], "deny") == 0) {
     if (filter(SYS_ptrace, SECCOMP_RET_ERRNO | EPERM)) return fail("filter");
+    execv(argv[3], argv + 3);
+    return fail(argv[3]);
+  }
+  if (strcmp(argv[1], "old") == 0) {
+    const unsigned openat2 = 437;
+    if (filter(openat2, SECCOMP_RET_ERRNO | EPERM) || filter(SYS_statx, SECCOMP_RET_ERRNO | EPERM)) return fail("filter");
     execv(argv[3], argv + 3);
     return fail(argv[3]);
   }

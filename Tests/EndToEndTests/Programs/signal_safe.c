@@ -9,6 +9,7 @@ static _Alignas(4096) char memory[256 << 20];
 static atomic_size_t used;
 
 static void *take(size_t size, size_t alignment) {
+  if (size > sizeof memory) return NULL;
   // Its size stands before each block.
   size_t room = (size + alignment + 31) & ~(size_t)15;
   size_t start = atomic_fetch_add(&used, room);

@@ -279,6 +279,21 @@ enum Event {
 
   // MARK: inside another hook
 
+  // The block that a function inside an outer hook makes is *noted* in the thread's block, and not
+  // recorded: likely the outer function returns it. A second such block, of code that the outer
+  // function runs on the way (a signal handler, an operator new of the program's own that keeps a
+  // log), has the first one recorded as an allocation of its own, and takes its place. If the outer
+  // function returns a block that was recorded so, that record gives way to the outer function's.
+  //
+  // Invariants:
+  // - A noted block is in no index. A free or a resize of it leaves `wasFreed` in its place, which
+  //   says that a block noted earlier may be recorded.
+  // - Signal handlers may allocate and free at any instruction. Where the note changes, noting
+  //   stops: a block that a handler makes there is counted as nested.
+
+  /// In place of the base of a noted block that is gone. No block has this address.
+  private static let wasFreed: UInt64 = 1
+
   /// An allocation inside a hook of the thread `outer`. Where the outer function works by calling
   /// this one, the outer event will tell of the block: the block is only noted here. Anywhere else
   /// it is a block of the allocator's own, or of a signal handler.
@@ -287,38 +302,71 @@ enum Event {
     _ outer: Thread, _ block: Block?, _ size: Int, _ caller: Caller, _ function: allocs_function,
     allocator: UInt32 = 0, isTight: Bool
   ) {
-    guard outer.pointee.delegating != 0 else {
-      if block != nil { Index.count(ALLOCS_COUNTER_NESTED) }
+    let delegating = outer.pointee.delegating
+    guard delegating != 0, delegating != ALLOCS_DELEGATING_PAUSED.rawValue else {
+      // Once the new-handler has run, a hook inside the operator is the outermost, and has recorded
+      // the block.
+      if block != nil, allocs_is_inside() { Index.count(ALLOCS_COUNTER_NESTED) }
       return
     }
     guard let block else {
       // operator new found no memory and will call the new-handler, which is the program's code. So
       // the thread counts as outside from here on; if operator new succeeds in the end, it is
       // recorded then.
-      if outer.pointee.delegating == ALLOCS_DELEGATING_OPERATOR.rawValue {
-        outer.pointee.delegating = 0
+      if delegating == ALLOCS_DELEGATING_OPERATOR.rawValue {
+        stopNoting(outer, ALLOCS_DELEGATING_NOT)
+        noteInner(outer)
         allocs_leave(outer)
       }
       return
     }
     // operator new(nothrow) calls operator new, which calls malloc: that is one block, noted once.
     guard outer.pointee.inner_base != UInt64(UInt(bitPattern: block)) else { return }
-    // The context comes first: finding it may allocate.
-    let isBusy = Gate.regions(outer) == nil || outer.pointee.capturing != 0
-    let context = isBusy ? 0 : Contexts.context(outer, caller, function, allocator: allocator)
-    noteInner(outer)
-    outer.pointee.inner_base = UInt64(UInt(bitPattern: block))
-    outer.pointee.inner_size = UInt64(UInt(bitPattern: size))
-    outer.pointee.inner_context = context
-    outer.pointee.inner_is_tight = isTight ? 1 : 0
+    stopNoting(outer, ALLOCS_DELEGATING_PAUSED)
+    // Nearly always operator new returns the block, and its hook captures the stack: then the
+    // context of the call here is never asked for.
+    let isDirect = delegating == ALLOCS_DELEGATING_OPERATOR.rawValue && LeftCalls.isDirect(outer, caller)
+    let context =
+      isDirect || Gate.regions(outer) == nil
+      ? 0 : Contexts.context(outer, caller, function, allocator: allocator)
+    var isTight = isTight
+    if outer.pointee.inner_base != 0 {
+      noteInner(outer)
+      // An inner operator comes with the block of the malloc that it has called, which may be
+      // recorded by now.
+      isTight = replaceInner(outer, block) ?? isTight
+    }
+    note(
+      outer,
+      Note(
+        base: UInt64(UInt(bitPattern: block)), size: UInt64(UInt(bitPattern: size)), context: context,
+        isTight: isTight ? 1 : 0, site: isDirect ? caller.site : 0, function: function.rawValue | allocator << 8))
+    goOnNoting(outer, delegating)
+  }
+
+  /// From here on, signal handlers note nothing.
+  @inline(__always)
+  private static func stopNoting(_ thread: Thread, _ state: allocs_delegating) {
+    thread.pointee.delegating = state.rawValue
+    allocs_fence_signal()
+  }
+
+  @inline(__always)
+  private static func goOnNoting(_ thread: Thread, _ delegating: UInt32) {
+    allocs_fence_signal()
+    thread.pointee.delegating = delegating
   }
 
   /// A free inside a hook of the thread `outer`. Erases the block's record if it has one, as a
   /// block that a signal handler frees has. Gives the head of that record, 0 if there is none.
   @inline(never) @discardableResult
   static func innerFree(_ outer: Thread, _ block: Block) -> UInt64 {
-    if outer.pointee.inner_base == UInt64(UInt(bitPattern: block)) { outer.pointee.inner_base = 0 }
-    return eraseInner(outer, block)
+    let old = eraseInner(outer, block)
+    // A noted block with a record is just being recorded (`noteInner`), and done with.
+    if outer.pointee.inner_base == UInt64(UInt(bitPattern: block)) {
+      outer.pointee.inner_base = old == 0 ? wasFreed : 0
+    }
+    return old
   }
 
   private static func eraseInner(_ outer: Thread, _ block: Block) -> UInt64 {
@@ -327,12 +375,58 @@ enum Event {
       outer, regions, block, .unknown, ALLOCS_FUNCTION_UNKNOWN, ALLOCS_EVENT_FREE, isInner: true)
   }
 
+  /// A noted block.
+  struct Note {
+    fileprivate let base: UInt64
+    fileprivate let size: UInt64
+    fileprivate let context: UInt32
+    fileprivate let isTight: UInt32
+    fileprivate let site: UInt64
+    fileprivate let function: UInt32
+  }
+
+  /// Noting has stopped, and no block is noted.
+  @inline(__always)
+  private static func note(_ outer: Thread, _ note: Note) {
+    outer.pointee.inner_size = note.size
+    outer.pointee.inner_context = note.context
+    outer.pointee.inner_is_tight = note.isTight
+    outer.pointee.inner_site = note.site
+    outer.pointee.inner_function = note.function
+    outer.pointee.inner_base = note.base
+  }
+
+  /// `block` is about to be resized inside a hook of the thread `outer`. Gives what was noted of
+  /// it; nil if it is not the noted block.
+  static func takeNote(_ outer: Thread, _ block: Block) -> Note? {
+    let base = UInt64(UInt(bitPattern: block))
+    let delegating = outer.pointee.delegating
+    guard delegating != 0, delegating != ALLOCS_DELEGATING_PAUSED.rawValue, outer.pointee.inner_base == base else {
+      return nil
+    }
+    let note = Note(
+      base: base, size: outer.pointee.inner_size, context: outer.pointee.inner_context,
+      isTight: outer.pointee.inner_is_tight, site: outer.pointee.inner_site, function: outer.pointee.inner_function)
+    outer.pointee.inner_base = wasFreed
+    return note
+  }
+
+  /// The block of the note was not resized, and lives on.
+  static func putBack(_ outer: Thread, _ noted: Note) {
+    let delegating = outer.pointee.delegating
+    stopNoting(outer, ALLOCS_DELEGATING_PAUSED)
+    noteInner(outer)
+    note(outer, noted)
+    if delegating == 0 { noteInner(outer) }
+    goOnNoting(outer, delegating)
+  }
+
   /// The outer function returned `block`. A noted inner block of another address is an allocation
   /// of its own. Gives whether the allocator that served the call is tight; `isTight` says so of
   /// the outer function, and counts if no function inside it made the block.
   @inline(__always) @discardableResult
   static func endDelegation(_ thread: Thread, _ block: Block?, isTight: Bool = false) -> Bool {
-    thread.pointee.delegating = 0
+    stopNoting(thread, ALLOCS_DELEGATING_NOT)
     thread.pointee.outer_return_slot = 0
     guard thread.pointee.inner_base != 0 else { return isTight }
     guard thread.pointee.inner_base == UInt64(UInt(bitPattern: block)) else {
@@ -343,7 +437,7 @@ enum Event {
   }
 
   /// The block that was noted last is another one, such as a signal handler's, which came after the
-  /// block that is returned now. Then the returned block has been recorded already.
+  /// block that is returned now, or was freed. Then the returned block may be recorded already.
   @inline(never)
   private static func endDelegationOfOther(_ thread: Thread, _ block: Block?, isTight: Bool) -> Bool {
     noteInner(thread)
@@ -363,14 +457,25 @@ enum Event {
     return Index.isFine(old, UInt(bitPattern: block))
   }
 
-  /// Records the inner block that was noted, if there is one.
+  /// Records the inner block that was noted, if there is one. Noting has stopped.
   @inline(never)
   private static func noteInner(_ thread: Thread) {
-    guard thread.pointee.inner_base != 0, let block = Block(bitPattern: UInt(thread.pointee.inner_base)) else { return }
-    thread.pointee.inner_base = 0
-    guard let regions = Gate.regions(thread) else { return }
+    let base = thread.pointee.inner_base
+    defer { thread.pointee.inner_base = 0 }
+    guard base > wasFreed, let block = Block(bitPattern: UInt(base)), let regions = Gate.regions(thread) else { return }
+    var context = thread.pointee.inner_context
+    if thread.pointee.inner_site != 0 {
+      context = Contexts.context(
+        thread, site: thread.pointee.inner_site,
+        below: Caller(
+          returnSlot: UInt(thread.pointee.operator_return_slot), framePointer: thread.pointee.operator_frame_pointer),
+        allocs_function(thread.pointee.inner_function & 0xFF), allocator: thread.pointee.inner_function >> 8)
+    }
     record(
-      thread, regions, block, Int(bitPattern: UInt(thread.pointee.inner_size)), 0, thread.pointee.inner_context,
+      thread, regions, block, Int(bitPattern: UInt(thread.pointee.inner_size)), 0, context,
       isTight: thread.pointee.inner_is_tight != 0)
+    allocs_fence_signal()
+    // A signal handler has freed its block before it was recorded.
+    if thread.pointee.inner_base == wasFreed { _ = eraseInner(thread, block) }
   }
 }

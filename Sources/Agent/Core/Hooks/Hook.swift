@@ -406,12 +406,13 @@ private func resizeInside(
   _ outer: Thread, _ block: Block, _ size: Int, _ caller: Caller, _ function: allocs_function, _ allocator: UInt32,
   isTight: Bool, _ failureFrees: Bool, _ change: () -> Block?
 ) -> Block? {
-  let old = Event.innerFree(outer, block)
+  let note = Event.takeNote(outer, block)
+  let old = note == nil ? Event.innerFree(outer, block) : 0
   let result = change()
   if result != nil {
     Event.innerAlloc(outer, result, size, caller, function, allocator: allocator, isTight: isTight)
   } else if !failureFrees {
-    Event.reallocFailed(outer, block, old)
+    if let note { Event.putBack(outer, note) } else { Event.reallocFailed(outer, block, old) }
   }
   return result
 }
@@ -451,6 +452,8 @@ func hookReallocarray(
 func operatorEnter(_ returnSlot: UInt, _ framePointer: UInt64) -> Thread? {
   let caller = Caller(returnSlot: returnSlot, framePointer: framePointer)
   guard case .taken(let thread) = Entering.enter(from: caller) else { return nil }
+  thread.pointee.operator_return_slot = UInt64(returnSlot)
+  thread.pointee.operator_frame_pointer = framePointer
   thread.pointee.delegating = ALLOCS_DELEGATING_OPERATOR.rawValue
   return thread
 }

@@ -12,7 +12,8 @@
 //
 // The paths of malloc and free note nothing for this. Where operator new calls malloc, the agent is
 // nearly always the caller's caller: call sites where that was seen are kept, each with the
-// distance of the word on the stack that is the agent's return address.
+// distance of the word on the stack that is the agent's return address. Such a site's stack is the
+// stack of the operator's caller and one frame more, so that it need not be captured (`isDirect`).
 
 import AgentMachine
 import SharedLayout
@@ -50,6 +51,19 @@ enum LeftCalls {
     return pc &- process.pointee.agent_start < process.pointee.agent_end &- process.pointee.agent_start
   }
 
+  /// Whether the outermost operator new has called the function that calls the hook here, with no
+  /// frame between. The agent's return address is the one that was seen above this site, so the
+  /// frame above it is as large as it was then; and where it ends lies the return address of that
+  /// operator.
+  @inline(__always)
+  static func isDirect(_ outer: Thread, _ caller: Caller) -> Bool {
+    guard caller.isKnown else { return false }
+    let site = allocs_inner_site(outer, caller.site)
+    let slot = UInt64(caller.returnSlot)
+    return site.pointee.pc == caller.site && slot &+ site.pointee.hook_distance == outer.pointee.operator_return_slot
+      && load(slot &+ site.pointee.distance) == site.pointee.agent_pc
+  }
+
   @inline(never)
   private static func takeBackSlowly(_ outer: Thread, _ caller: Caller) -> Bool {
     guard hasLeft(outer, caller) else { return false }
@@ -63,6 +77,7 @@ enum LeftCalls {
     outer.pointee.capturing = 0
     outer.pointee.events.recording = 0
     StackCaches.flush(outer)
+    outer.pointee.operator_return_slot = 0  // something else may lie there by now
     Event.endDelegation(outer, nil)
     return true
   }
@@ -84,7 +99,7 @@ enum LeftCalls {
     let mostFrames = 1 << 16
     for count in 0..<mostFrames {
       if isAgent(registers.pc & ~Registers.interrupted) {
-        if count == 1 { keep(outer, caller, FrameRules.rule(caller.site, rules)) }
+        if count == 1 { keep(outer, caller, FrameRules.rule(caller.site, rules), registers, rules, bounds) }
         return false
       }
       guard !bounds.isForeign else { return false }
@@ -105,11 +120,24 @@ enum LeftCalls {
   /// Notes a call site in a function that the agent has called. If the frame of that function is
   /// found by the stack pointer, the return address to the agent lies at one distance from the
   /// stack pointer, in every call.
-  private static func keep(_ outer: Thread, _ caller: Caller, _ rule: FrameRule) {
+  /// `agent`: the registers of the agent's frame.
+  private static func keep(
+    _ outer: Thread, _ caller: Caller, _ rule: FrameRule, _ agent: Registers, _ rules: FrameRules.Cache,
+    _ bounds: Bounds
+  ) {
     guard rule.isFrame, !rule.isBasedOnFramePointer else { return }
     let site = allocs_inner_site(outer, caller.site)
     site.pointee.pc = 0
+    allocs_fence_signal()
     site.pointee.distance = 8 &+ rule.offset &- rule.returnAddress
+    site.pointee.agent_pc = agent.pc
+    site.pointee.hook_distance = 0
+    var behind = agent
+    if !bounds.isForeign, behind.step(FrameRules.rule(agent.pc, rules), high: bounds.high) == .stepped {
+      // The return address of a hook lies right below the frame of its caller.
+      site.pointee.hook_distance = behind.sp &- 8 &- UInt64(caller.returnSlot)
+    }
+    allocs_fence_signal()
     site.pointee.pc = caller.site
   }
 }

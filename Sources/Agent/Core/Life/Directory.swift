@@ -2,8 +2,9 @@
 // Directory: where the segment goes, where ALLOCS_DIR doesn't say it (allocs_directories.h).
 //
 // Each place is opened step by step, by descriptors and through no symbolic link, and looked at
-// before anything is made in it: anybody may have put anything under a name in /dev/shm. Nothing is
-// done by a path that another user could lead elsewhere.
+// before anything is made in it: anybody may have put anything under a name in /dev/shm, or mounted
+// it there, which is not entered (as readers don't). Nothing is done by a path that another user
+// could lead elsewhere.
 
 import AgentMachine
 import SharedLayout
@@ -51,11 +52,11 @@ enum Directory {
   private static func own(
     in parent: Int, _ name: UnsafePointer<CChar>, _ user: UInt32, canBeMade: Bool
   ) -> Int {
-    var descriptor = System.open(in: parent, name, Flags.readOnly | Flags.directory | Flags.noFollow)
+    var descriptor = System.openWithin(parent, name, Flags.readOnly | Flags.directory)
     var isNew = false
     if descriptor == System.noEntry, canBeMade {
       isNew = System.makeDirectory(in: parent, name, mode: 0o700) >= 0
-      descriptor = System.open(in: parent, name, Flags.readOnly | Flags.directory | Flags.noFollow)
+      descriptor = System.openWithin(parent, name, Flags.readOnly | Flags.directory)
     }
     guard descriptor >= 0 else { return descriptor }
     guard let status = System.status(of: descriptor), status.userID == user, status.mode & 0o022 == 0 else {

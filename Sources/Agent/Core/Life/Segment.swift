@@ -175,7 +175,7 @@ enum Segment {
   private static func programsBefore(in directory: Int, _ path: UnsafePointer<CChar>) -> UInt32 {
     typealias Flags = System.OpenFlags
     // A file of another kind with this name, for example a pipe, must not hold the program up.
-    let descriptor = System.open(in: directory, path, Flags.readOnly | Flags.noFollow | Flags.nonBlocking)
+    let descriptor = System.openWithin(directory, path, Flags.readOnly | Flags.nonBlocking)
     guard descriptor >= 0 else { return 0 }
     defer { System.close(descriptor) }
     // The start of struct allocs_header.

@@ -128,13 +128,14 @@ enum Start {
   }
 
   private static var sharedSize: UInt64 { (UInt64(MemoryLayout<allocs_shared>.size) + 4095) / 4096 * 4096 }
+  /// A word for each 64 MiB that there may be, of which a program has few: in small pages.
   private static let regionTableSize = UInt64(ALLOCS_REGION_COUNT) * 8
 
   /// The agent's memory that is wiped in children, with its tables; nil if there is no memory.
   /// Without memory for rules of unwinding, only call sites are recorded.
   private static func makeShared(_ settings: Settings) -> UnsafeMutablePointer<allocs_shared>? {
     guard let memory = System.map(sharedSize), System.wipeInChildren(memory, sharedSize),
-      let regions = System.map(regionTableSize)
+      let regions = System.mapSmall(regionTableSize)
     else { return nil }
     let shared = memory.assumingMemoryBound(to: allocs_shared.self)
     shared.pointee.regions = regions.assumingMemoryBound(to: UnsafeMutablePointer<UInt8>?.self)

@@ -11,8 +11,10 @@
 //   longer: for it, the number is `keptEndedOtherwise`.
 // - No server of that user or of root sweeps the directory by limits that it was given, nor root's
 //   server the directories of all users (Retention.swift, SweeperMark).
-// A segment stays if one of these cannot be known. One pass looks at a limited number of names, and
-// removes a limited number of files; the next pass goes on from there.
+// A segment stays if one of these cannot be known. In a directory for all users, names may be
+// others': what is mounted over one is neither asked nor entered (System.openWithin). One pass
+// looks at a limited number of names, and removes a limited number of files; the next pass goes on
+// from there.
 
 import AgentMachine
 import SharedLayout
@@ -83,7 +85,7 @@ enum Sweep {
         return false
       }
       typealias Flags = System.OpenFlags
-      let descriptor = System.open(in: directory, path, Flags.readOnly | Flags.noFollow | Flags.nonBlocking)
+      let descriptor = System.openWithin(directory, path, Flags.readOnly | Flags.nonBlocking)
       // Root's server has a mark, and only root may ask whether the mark is held.
       guard descriptor >= 0 else { return true }
       defer { System.close(descriptor) }
@@ -219,7 +221,7 @@ enum Sweep {
     let name = Segment.fileName(candidate.pid, candidate.startTime)
     return name.withCString { path in
       typealias Flags = System.OpenFlags
-      let descriptor = System.open(in: directory, path, Flags.readOnly | Flags.noFollow | Flags.nonBlocking)
+      let descriptor = System.openWithin(directory, path, Flags.readOnly | Flags.nonBlocking)
       guard descriptor >= 0 else { return .unknown }
       defer { System.close(descriptor) }
       guard System.status(of: descriptor)?.inode == candidate.inode, System.isLocked(descriptor) == false else {

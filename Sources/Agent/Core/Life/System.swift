@@ -4,10 +4,12 @@
 // No system call is made on the path of a hook. When they are made:
 //   start           openat, fstat, read, readlinkat, mkdirat, fchmod, prlimit64, getpid, getuid,
 //                   geteuid, clock_gettime, ftruncate, mmap, madvise, fcntl, close, unlinkat; write
-//                   only with ALLOCS_VERBOSE, getppid only with ALLOCS_RECORDER; after exec pread64
+//                   only with ALLOCS_VERBOSE, getppid only with ALLOCS_RECORDER; after exec
+//                   pread64; prctl, and openat2 where no filter decides on system calls, for names
+//                   that others may have put there
 //     one start in 32, which looks for old segments of ended processes (Sweep.swift):
-//                   prctl, mmap, getdents64, tgkill with signal 0, newfstatat, openat, fstat,
-//                   fcntl, pread64, unlinkat, close, munmap
+//                   prctl, mmap, getdents64, tgkill with signal 0, statx or newfstatat, openat2 or
+//                   openat, fstat, fcntl, pread64, unlinkat, close, munmap
 //     for the executable's symbol table:
 //                   openat, pread64 and close; lseek, mmap and munmap if it has one
 //     where a module has an allocator of its own:
@@ -17,8 +19,8 @@
 //                   mprotect, twice; twice more for words that already lead to it
 //   a module that is opened, if it has an allocator
 //                   as where a module has one at the start, and mincore; munmap when it goes
-//   growth          madvise (commit pages of the segment; huge pages for private tables), mremap
-//                   (map the next arena), mmap and munmap (private tables), futex;
+//   growth          madvise (commit pages of the segment; huge pages for private tables, or
+//                   none), mremap (map the next arena), mmap and munmap (private tables), futex;
 //                   mincore, for a suballocation that is in no chunk
 //   events, while they are on
 //                   madvise and mremap (memory of rings), futex (waiting for a lossless
@@ -86,6 +88,29 @@ enum System {
   }
   static func open(in directory: Int, _ path: UnsafePointer<CChar>, _ flags: Int, mode: Int = 0) -> Int {
     call(Int(ALLOCS_SYS_OPENAT), directory, Int(bitPattern: path), flags | OpenFlags.closeOnExec, mode)
+  }
+  /// Opens a name in a directory in which another user may have put it: on the directory's own file
+  /// system, and through no link. A user may have mounted a file system of their own making (FUSE)
+  /// over a file of theirs, which answers when it likes: it is not asked. Where the kernel knows no
+  /// such call, or a filter may not, what is mounted there is opened.
+  static func openWithin(_ directory: Int, _ name: UnsafePointer<CChar>, _ flags: Int) -> Int {
+    if !isFiltered {
+      // struct open_how of <linux/openat2.h>; RESOLVE_NO_XDEV, …MAGICLINKS, …SYMLINKS, …BENEATH.
+      var how: (flags: UInt64, mode: UInt64, resolve: UInt64) = (
+        UInt64(flags | OpenFlags.noFollow | OpenFlags.closeOnExec), 0, 0x01 | 0x02 | 0x04 | 0x08
+      )
+      let size = MemoryLayout.size(ofValue: how)
+      let result = withUnsafeMutablePointer(to: &how) {
+        call(Int(ALLOCS_SYS_OPENAT2), directory, Int(bitPattern: name), Int(bitPattern: $0), size)
+      }
+      if !isUnknownCall(result) { return result }
+    }
+    return open(in: directory, name, flags | OpenFlags.noFollow)
+  }
+  /// Whether a call failed because the kernel does not know it, or a filter or a security module.
+  private static func isUnknownCall(_ result: Int) -> Bool {
+    let (notImplemented, notPermitted) = (-38, -1)
+    return result == notImplemented || result == notPermitted
   }
   static func close(_ descriptor: Int) { _ = call(Int(ALLOCS_SYS_CLOSE), descriptor) }
   static func read(_ descriptor: Int, _ buffer: UnsafeMutablePointer<UInt8>, _ count: Int) -> Int {
@@ -202,20 +227,42 @@ enum System {
       allocated = words[8] &* 512
       modified = words[11] &* 1_000_000_000 &+ words[12]
     }
-  }
-  private static func status(_ ask: (Int) -> Int) -> FileStatus? {
-    withUnsafeTemporaryAllocation(of: UInt64.self, capacity: 32) { buffer in
-      guard let words = buffer.baseAddress, ask(Int(bitPattern: words)) >= 0 else { return nil }
-      return FileStatus(words)
+
+    /// Of struct statx; nil if it is of something that is mounted there.
+    fileprivate init?(statx words: UnsafeMutablePointer<UInt64>) {
+      let isRootOfMount: UInt64 = 0x2000  // STATX_ATTR_MOUNT_ROOT (Linux 5.8)
+      guard words[1] & isRootOfMount == 0 else { return nil }
+      userID = UInt32(truncatingIfNeeded: words[2] >> 32)
+      mode = UInt32(words[3] >> 32 & 0xFFFF)
+      inode = words[4]
+      allocated = words[6] &* 512
+      modified = words[14] &* 1_000_000_000 &+ (words[15] & 0xFFFF_FFFF)
     }
   }
   static func status(of descriptor: Int) -> FileStatus? {
-    status { call(Int(ALLOCS_SYS_FSTAT), descriptor, $0) }
+    withUnsafeTemporaryAllocation(of: UInt64.self, capacity: 32) { buffer in
+      guard let words = buffer.baseAddress,
+        call(Int(ALLOCS_SYS_FSTAT), descriptor, Int(bitPattern: words)) >= 0
+      else { return nil }
+      return FileStatus(words)
+    }
   }
-  /// A symbolic link is not followed.
-  static func status(in directory: Int, _ path: UnsafePointer<CChar>) -> FileStatus? {
-    let noFollow = 0x100
-    return status { call(Int(ALLOCS_SYS_NEWFSTATAT), directory, Int(bitPattern: path), $0, noFollow) }
+  /// Of a name in a directory in which another user may have put it: a symbolic link is not
+  /// followed, and a file system that is mounted there is not asked (`openWithin`). Where no filter
+  /// decides on system calls.
+  static func status(in directory: Int, _ name: UnsafePointer<CChar>) -> FileStatus? {
+    withUnsafeTemporaryAllocation(of: UInt64.self, capacity: 32) { buffer in
+      guard let words = buffer.baseAddress else { return nil }
+      let flags = 0x100 | 0x800 | 0x4000  // AT_SYMLINK_NOFOLLOW, AT_NO_AUTOMOUNT, AT_STATX_DONT_SYNC
+      let basicStatus = 0x7FF
+      let result = call(
+        Int(ALLOCS_SYS_STATX), directory, Int(bitPattern: name), flags, basicStatus, Int(bitPattern: words))
+      if !isUnknownCall(result) { return result < 0 ? nil : FileStatus(statx: words) }
+      let noFollow = 0x100
+      let old = call(
+        Int(ALLOCS_SYS_NEWFSTATAT), directory, Int(bitPattern: name), Int(bitPattern: words), noFollow)
+      return old < 0 ? nil : FileStatus(words)
+    }
   }
   /// Reads the next entries of an open directory (getdents64(2)); their size in bytes, 0 at its
   /// end.
@@ -264,15 +311,24 @@ enum System {
     address(call(Int(ALLOCS_SYS_MMAP), 0, Int(size), readWriteAccess, privateAnonymous | noReserve, -1, 0))
   }
   /// Maps private zeroed memory that begins at a multiple of its size, a power of two, and asks for
-  /// huge pages there.
+  /// huge pages there. Where there is no room to choose from, as below a limit on address space,
+  /// the memory begins anywhere; nil if there is none.
   static func mapHuge(_ size: UInt64) -> Address? {
-    guard let room = map(2 * size) else { return nil }
+    guard let room = map(2 * size) else { return map(size) }
     let before = (0 &- UInt64(UInt(bitPattern: room))) & (size - 1)
     let start = room + Int(before)
     if before > 0 { unmap(room, before) }
     unmap(start + Int(size), size - before)
     let hugePages = 14
     _ = advise(start, size, hugePages)
+    return start
+  }
+  /// Maps private zeroed memory that has no huge pages, also where the kernel gives them unasked;
+  /// nil if there is none.
+  static func mapSmall(_ size: UInt64) -> Address? {
+    guard let start = map(size) else { return nil }
+    let noHugePages = 15
+    _ = advise(start, size, noHugePages)
     return start
   }
   /// Maps the file's bytes from `offset`, shared, at `start` if that is free, else anywhere; nil if

@@ -46,6 +46,40 @@ enum Contexts {
     return context
   }
 
+  /// The id of the context of a call at `site`, in the function that the hook of `outer`'s call has
+  /// called. `outer` is unknown if it is not under way any more: then the call site is all there
+  /// is.
+  @inline(never)
+  static func context(
+    _ thread: Thread, site: UInt64, below outer: Caller, _ function: allocs_function, allocator: UInt32
+  ) -> UInt32 {
+    let origin = thread.pointee.full_stacks != 0 ? UInt64(node(thread, site: site, below: outer)) : site
+    guard origin != 0 else {
+      Index.count(ALLOCS_COUNTER_UNKNOWN_CONTEXTS)
+      return 0
+    }
+    let (index, key) = cache(origin, function, allocator: allocator)
+    let cached = allocs_sites(thread) + Int(index)
+    if cached.pointee.key == key { return UInt32(truncatingIfNeeded: cached.pointee.bits >> 9) }
+    return intern(thread, origin, function, allocator, cached, key)
+  }
+
+  private static func node(_ thread: Thread, site: UInt64, below outer: Caller) -> UInt32 {
+    guard let shared = allocs_process().pointee.shared, let header = shared.pointee.header else { return 0 }
+    let parent = outer.isKnown ? Stack.node(ofOuter: outer, thread) : 0
+    if outer.isKnown, parent == 0 { return 0 }
+    // Readers take no deeper stacks.
+    var depth: UInt32 = 1
+    var next = parent
+    while next != 0, StackNodes.all(header)[Int(next)].flags & ALLOCS_NODE_DEPTH_LIMIT.rawValue == 0 {
+      depth += 1
+      next = StackNodes.all(header)[Int(next)].parent
+    }
+    let isWhole = parent != 0 && depth < ALLOCS_FRAMES_MAX
+    return StackNodes.child(
+      thread, shared, header, isWhole ? parent : 0, site, isWhole ? 0 : ALLOCS_NODE_TRUNCATED.rawValue)
+  }
+
   /// The id of the context that the stack's record has, if it is of this function and allocator;
   /// else 0. Inside a hook that delegates, a handler's hooks may change the memo meanwhile.
   ///

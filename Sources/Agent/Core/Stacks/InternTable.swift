@@ -153,25 +153,32 @@ struct InternTable<Entry> {
 
   /// Hands out the next `count` ids, backs their entries with memory and lets `write` fill the
   /// entries from the one with the first id on. Gives the first id; 0 if the ids or the memory have
-  /// run out. The memory comes first: where there is none, no id is used up, and there may be some
-  /// later.
+  /// run out. The memory comes first, of the entries and of their links: where there is none, no id
+  /// is used up, and there may be some later.
   @inline(__always)
   func append(_ count: UInt64 = 1, _ write: (Int) -> Void) -> UInt32 {
     let section = Segment.section(header, section)
     let limit = limit
     let expected = nextID + count
-    guard expected <= limit, InternCells.commit(state, header, self.section, upTo: expected) else { return 0 }
+    guard expected <= limit, back(expected - count, upTo: expected) else { return 0 }
     let first = allocs_fetch_add_u64(&state.pointee.next_id, count)
     let end = first + count
     // Other threads may have taken ids meanwhile.
-    guard end <= expected || end <= limit && InternCells.commit(state, header, self.section, upTo: end) else {
-      return 0
-    }
+    guard end <= expected || end <= limit && back(first, upTo: end) else { return 0 }
     write(Int(first))
     if allocs_load_acquire_u64(&section.pointee.used) < end {
       InternCells.raise(&section.pointee.used, to: min(((end - 1) | (InternCells.usedStep - 1)) + 1, limit))
     }
     return UInt32(truncatingIfNeeded: first)
+  }
+
+  /// Sees to it that the ids from `first` to below `end`, which are fewer than a chunk has links,
+  /// have links and entries. False if there is no memory.
+  @inline(__always)
+  private func back(_ first: UInt64, upTo end: UInt64) -> Bool {
+    InternLinks.link(state, UInt32(truncatingIfNeeded: first)) != nil
+      && InternLinks.link(state, UInt32(truncatingIfNeeded: end - 1)) != nil
+      && InternCells.commit(state, header, section, upTo: end)
   }
 
   /// Makes each of `count` ids from `first` on the one key of the id before it. Nobody but the
@@ -207,15 +214,15 @@ private enum InternLinks {
     return chunk.assumingMemoryBound(to: allocs_intern_link.self) + Int(number) % perChunk
   }
 
-  /// In the first chunk, pages are backed as they are needed. A process that has filled it makes
-  /// hundreds of thousands of entries: further chunks are of one huge page each, where the kernel
-  /// gives one.
+  /// In the first chunk, pages are backed as they are needed: most processes touch one or two of
+  /// them. A process that has filled the chunk makes hundreds of thousands of entries: further
+  /// chunks are of one huge page each, where the kernel gives one.
   @inline(never)
   private static func make(_ word: UnsafeMutablePointer<UnsafeMutableRawPointer?>, isFirst: Bool)
     -> UnsafeMutableRawPointer?
   {
     let size = UInt64(perChunk * MemoryLayout<allocs_intern_link>.stride)
-    return InternCells.memory(word, size, isHuge: !isFirst)
+    return InternCells.memory(word, size, isFirst ? System.mapSmall : System.mapHuge)
   }
 }
 
@@ -232,15 +239,16 @@ private enum InternCells {
     let word = withUnsafeMutablePointer(to: &table.pointee.levels) {
       UnsafeMutableRawPointer($0).assumingMemoryBound(to: UnsafeMutableRawPointer?.self) + level
     }
-    return (allocs_load_acquire_pointer(word) ?? memory(word, count * 4))?.assumingMemoryBound(to: UInt32.self)
+    let cells = allocs_load_acquire_pointer(word) ?? memory(word, count * 4) { System.map($0) }
+    return cells?.assumingMemoryBound(to: UInt32.self)
   }
 
-  /// New memory of `size` bytes, to which `word` points from now on; nil if there is none. `isHuge`
-  /// asks for huge pages, if memory of that size may be one.
+  /// New memory of `size` bytes, which `map` maps, and to which `word` points from now on; nil if
+  /// there is none.
   static func memory(
-    _ word: UnsafeMutablePointer<UnsafeMutableRawPointer?>, _ size: UInt64, isHuge: Bool = false
+    _ word: UnsafeMutablePointer<UnsafeMutableRawPointer?>, _ size: UInt64, _ map: (UInt64) -> Address?
   ) -> UnsafeMutableRawPointer? {
-    guard let made = isHuge ? System.mapHuge(size) : System.map(size) else { return nil }
+    guard let made = map(size) else { return nil }
     if allocs_compare_exchange_pointer(word, nil, made) {
       Mappings.noteOwn(made, size)
     } else {

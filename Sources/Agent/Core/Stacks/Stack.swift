@@ -72,6 +72,14 @@ enum Stack {
     Bounds.isOwn(thread, caller.stackPointer) ? capture(thread, caller) : captureForeign(thread, caller)
   }
 
+  /// As above, for a call further out than the code that asks, which may be a signal handler on a
+  /// small stack of its own.
+  static func node(ofOuter caller: Caller, _ thread: Thread) -> UInt32 {
+    let isOwn = Bounds.isOwn(thread, allocs_stack_address())
+    guard isOwn || DisarmedStack.room(thread, System.alternateStack) >= roomForAll else { return 0 }
+    return node(thread, caller)
+  }
+
   /// How many of the first `count` words of the list the stack still holds, up to the first that
   /// it does not.
   @inline(__always)

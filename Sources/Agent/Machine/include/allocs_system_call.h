@@ -65,6 +65,7 @@ enum {
   ALLOCS_SYS_MUNMAP = SYS_munmap,
   ALLOCS_SYS_NEWFSTATAT = SYS_newfstatat,
   ALLOCS_SYS_OPENAT = SYS_openat,
+  ALLOCS_SYS_OPENAT2 = 437,  // on each machine; old headers lack it
   ALLOCS_SYS_PREAD64 = SYS_pread64,
   ALLOCS_SYS_PRCTL = SYS_prctl,
   ALLOCS_SYS_PRLIMIT64 = SYS_prlimit64,
@@ -72,6 +73,7 @@ enum {
   ALLOCS_SYS_READ = SYS_read,
   ALLOCS_SYS_READLINKAT = SYS_readlinkat,
   ALLOCS_SYS_SIGALTSTACK = SYS_sigaltstack,
+  ALLOCS_SYS_STATX = SYS_statx,
   ALLOCS_SYS_TGKILL = SYS_tgkill,
   ALLOCS_SYS_UNLINKAT = SYS_unlinkat,
   ALLOCS_SYS_WRITE = SYS_write

@@ -37,14 +37,18 @@ struct allocs_site {
 enum allocs_delegating {
   ALLOCS_DELEGATING_NOT = 0,
   ALLOCS_DELEGATING = 1,
-  ALLOCS_DELEGATING_OPERATOR = 2  // the function may call the new-handler, which is the program's own code
+  ALLOCS_DELEGATING_OPERATOR = 2,  // the function may call the new-handler, which is the program's own code
+  ALLOCS_DELEGATING_PAUSED = 3     // an inner hook is noting what it allocated: none of a signal handler notes
 };
 
 // A place in a function below the agent that calls a hook: the agent's own return address lies
-// `distance` bytes above the return address of that call.
+// `distance` bytes above the return address of that call. Where that address was `agent_pc`, the
+// return address of the outer hook, whose frame has one size, lies `hook_distance` bytes above.
 struct allocs_inner_site {
   uint64_t pc;  // 0: the entry is empty
   uint64_t distance;
+  uint64_t agent_pc;
+  uint64_t hook_distance;
 };
 #define ALLOCS_INNER_SITE_COUNT 8u
 
@@ -100,14 +104,18 @@ struct allocs_thread_block {
   uint32_t slot;                 // of that entry; ALLOCS_THREAD_UNKNOWN if there was no room
   uint32_t tid;
   uint32_t delegating;           // enum allocs_delegating
-  uint64_t inner_base;           // the block that an inner hook has noted; 0: none
+  uint64_t inner_base;           // the block that an inner hook has noted; 0: none; 1: one that was freed
   uint64_t inner_size;
+  uint64_t inner_site;           // not 0: `inner_context` is not known yet (LeftCalls.isDirect); the inner call's site
+  uint32_t inner_function;       // enum allocs_function, and from bit 8 on the allocator, of that call
   uint32_t inner_context;
   uint32_t inner_is_tight;       // "tight" is explained in Hook.swift
   uint32_t full_stacks;          // whole call stacks are recorded, else call sites
   uint64_t stack_low;            // the thread's own stack
   uint64_t stack_high;
   uint64_t outer_return_slot;    // address of the hook's return address, while `delegating`; 0: not noted
+  uint64_t operator_return_slot;    // as above, of the outermost operator new, the last one that has begun
+  uint64_t operator_frame_pointer;  // of its caller
   uint64_t resizing;             // the block of a realloc that is under way, if its record was erased
   struct allocs_inner_site inner_sites[ALLOCS_INNER_SITE_COUNT];
   uint32_t foreign_misses;       // times in a row that the stack the thread was on was no alternate stack
