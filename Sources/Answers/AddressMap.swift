@@ -77,9 +77,11 @@ extension ProcessView {
   public func addressMap(
     in range: ClosedRange<UInt64>? = nil, cells: Int = 2048, scope: HeapScope = HeapScope()
   ) throws(Complaint) -> AddressMap {
-    let clock = shared.segment.clock()
+    let isAlive = isProcessAlive
+    let clock = shared.segment.clock(isAlive: isAlive)
     var map = AddressMap(
-      processID: processID, command: shared.segment.command, look: Look(clock: clock, window: scope.window),
+      processID: processID, command: shared.segment.command,
+      look: Look(clock: clock, window: scope.window, hasEnded: !isAlive),
       losses: losses(isWriting: Surroundings(of: self).isWriting, budget: nil))
     let blocks = BlocksByAddress(view: self, range: range ?? 0...UInt64.max, orders: scope.window.orders(on: clock))
     let share = MemoryShare()
@@ -286,23 +288,31 @@ extension AddressMap {
   /// The spans, as a table of 80 columns.
   public var text: String {
     var lines: [String] = Look.heading(look, processID, command, total)
+    let blocks = spans.indices.map { index in
+      cells(ofSpan: index).reduce(0 as UInt64) { $0 &+ $1.total.blocks }
+    }
+    // bounded: digits of numbers, and columns of a line
+    let blocksWidth = (blocks.map { Units.grouped($0).count }.max() ?? 0).advanced(by: 2)
+    let more = max(0, blocksWidth &- 12)
     if !spans.isEmpty {
       // bounded: texts that are put together
       lines.append(
         TextLayout.padded("START", right: 16) + TextLayout.padded("SIZE", left: 14)
           + TextLayout.padded("LIVE", left: 14) + TextLayout.padded("FULL", left: 7)
-          + TextLayout.padded("BLOCKS", left: 12) + "  IN TENTHS")
+          + TextLayout.padded("BLOCKS", left: 12 + more) + "  IN TENTHS")
     }
     for (index, span) in spans.enumerated() {
       let cells = cells(ofSpan: index)
       let size = span.end &- span.start
       let live = cells.reduce(0 as UInt64) { $0 &+ $1.total.bytes }
-      let blocks = cells.reduce(0 as UInt64) { $0 &+ $1.total.blocks }
+      // Blocks that lie in each other, as an index that is damaged has them, or is written to meanwhile.
+      let full = live > size ? ">100%" : Units.share(live, of: size)
       // bounded: texts that are put together
       lines.append(
         TextLayout.padded(hex(span.start), right: 16) + TextLayout.padded(Units.rounded(size), left: 14)
-          + TextLayout.padded(Units.rounded(live), left: 14) + TextLayout.padded(Units.share(live, of: size), left: 7)
-          + TextLayout.padded(Units.grouped(blocks), left: 12) + "  " + Self.bar(cells, cellBytes, columns: 14))
+          + TextLayout.padded(Units.rounded(live), left: 14) + TextLayout.padded(full, left: 7)
+          + TextLayout.padded(Units.grouped(blocks[index]), left: 12 + more) + "  "
+          + Self.bar(cells, cellBytes, columns: max(1, 14 &- more)))
     }
     return TextLayout.text(of: lines + losses.lines)
   }
@@ -360,6 +370,7 @@ extension AddressMap {
       writer.append("}")
     }
     writer.append("]")
+    look.appendEnding(to: &writer)
     losses.appendJSONFields(to: &writer)
     writer.append("}")
     return writer.takeString()

@@ -66,6 +66,8 @@ public struct BlockList: Sendable {
   public var total = SiteTable.Total()
   var rows: [Row] = []
   let look: Look
+  /// The patterns of sites that were asked for, in words; nil if all were.
+  fileprivate var sites: String?
   /// The lines of the table, or of JSON, of the blocks that are shown.
   fileprivate(set) var lines: [UInt8] = []
   public var losses: Losses
@@ -81,8 +83,11 @@ extension ProcessView {
     filter.scope = try placed(filter.scope, on: inquiry.clock)
     var list = BlockList(
       processID: processID, command: shared.segment.command,
-      look: Look(clock: inquiry.clock, window: filter.scope.window),
+      look: Look(clock: inquiry.clock, window: filter.scope.window, hasEnded: !inquiry.surroundings.isAlive),
       losses: losses(isWriting: inquiry.surroundings.isWriting, budget: nil))
+    if !filter.siteNames.isEmpty {
+      list.sites = filter.siteNames.sorted().map { "\"\(TextLayout.printable($0))\"" }.joined(separator: ", ")
+    }
     var search = BlockSearch(filter, sort, limit: max(0, limit), inquiry, self)
     search.run(over: self)
     list.total = search.total
@@ -108,6 +113,8 @@ private struct BlockSearch {
   private let naming: StackNaming
   private(set) var total = SiteTable.Total()
   private var rows: [BlockList.Row] = []
+  /// The last of the first `limit` rows so far, once there are so many: rows behind it are not wanted.
+  private var last: BlockList.Row?
   private let share = MemoryShare()
   /// Whether the blocks of a context are meant.
   private var isMeant: [UInt32: Bool] = [:]
@@ -155,8 +162,9 @@ private struct BlockSearch {
     if let sites = filter.sites, !fits(block, sites, view) { return }
     if let group = filter.scope.group, groups?.contains(block, order, group.key) != true { return }
     total.add(SiteTable.Total(bytes: block.size, blocks: 1))
-    guard limit > 0 else { return }
-    rows.append(BlockList.Row(block: block, order: order))
+    let row = BlockList.Row(block: block, order: order)
+    guard limit > 0, last.map({ precedes(row, $0) }) ?? true else { return }
+    rows.append(row)
     // Twice as many as are wanted are kept until the first ones are told apart.
     if rows.count >= max(1 << 14, limit &* 2) { cut() }
     share.hold(rows.count &* MemoryLayout<BlockList.Row>.stride)
@@ -185,7 +193,10 @@ private struct BlockSearch {
     }
   }
 
-  private mutating func cut() { rows = firstRows }
+  private mutating func cut() {
+    rows = firstRows
+    last = rows.last
+  }
 
   /// The rows that come first, as many as are wanted.
   var firstRows: [BlockList.Row] {
@@ -234,6 +245,10 @@ extension BlockList {
         line: TextLayout.padded("ADDRESS", right: 14) + TextLayout.padded("SIZE", left: sizeWidth + 2)
           + TextLayout.padded("AGE", left: 12) + "  ALLOCATED BY")
       writer.append(bytes: lines)
+    }
+    if total.blocks == 0, let sites {
+      let line = "no live block is of a site that fits \(sites); `allocsctl top \(processID)` lists the sites"
+      for line in TextLayout.fill(line, indent: "  ") { writer.append(line: line) }
     }
     let hidden = total.blocks &- min(total.blocks, UInt64(clamping: rows.count))
     if hidden > 0 { writer.append(line: "  \(Units.countOf(hidden)) not shown: --limit shows more") }

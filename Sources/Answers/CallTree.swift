@@ -215,6 +215,7 @@ extension CallTree {
       writer.append("}")
     }
     writer.append("]")
+    look.appendEnding(to: &writer)
     losses.appendJSONFields(to: &writer)
     writer.append("}")
     return writer.takeString()

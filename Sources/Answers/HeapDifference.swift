@@ -61,13 +61,13 @@ public struct HeapDifference: Sendable {
   public var kinshipWords: String?
   /// What each look lacks.
   public var losses: (before: Losses, after: Losses)
-  /// In which ways the files are not what was written, in words.
-  private let problems: (before: [String], after: [String])
+  /// Whether each is a look at a process that has ended.
+  private let hasEnded: (before: Bool, after: Bool)
 
   /// A look's name, and in which way the file that it was read from is not whole; nil if both looks are whole.
-  public var problem: (name: String, words: String)? {
-    if let words = problems.before.first { return (names.before, words) }
-    return problems.after.first.map { (names.after, $0) }
+  public var problem: (name: String, words: ForeignText)? {
+    if let words = losses.before.problems.first { return (names.before, words) }
+    return losses.after.problems.first.map { (names.after, $0) }
   }
 
   /// What was allocated between the two looks; nil if that was not asked for, or is not known.
@@ -89,7 +89,7 @@ public struct HeapDifference: Sendable {
     (self.before, self.after, self.grouping, self.limit) = (before.total, after.total, grouping, limit)
     names = (first, second)
     losses = (before.losses, after.losses)
-    problems = (before.problems, after.problems)
+    hasEnded = (before.look.hasEnded, after.look.hasEnded)
     kinship = Kinship(before, after)
     kinshipWords = kinship?.words(before, after)
     var rows: [Key: Row] = [:]
@@ -146,32 +146,53 @@ extension HeapDifference {
     DistinctRows.Row(ofSite: row.frames.first, called: row.function, all: row.frames)
   }
 
+  private static let leastNameWidth = 16
+
   /// A table of 80 columns: both looks, what changed, and the sums.
   public var text: String {
-    func sums(_ total: SiteTable.Total) -> String {
-      "\(Units.count(total.blocks, "live block")) of \(Units.bytes(total.bytes))"
+    func heading(_ word: String, _ name: String, _ total: SiteTable.Total, _ hasEnded: Bool) -> [String] {
+      let title = "\(word) \(TextLayout.printable(name))\(hasEnded ? ", which has ended" : "")"
+      let sums = "\(Units.count(total.blocks, "live block")) of \(Units.bytes(total.bytes))"
+      let line = "\(title): \(sums)"
+      if TextLayout.width(line) <= TextLayout.columns { return [line] }
+      return [TextLayout.fit(title, columns: TextLayout.columns)] + TextLayout.fill(sums, indent: "     ")
     }
-    var lines = [
-      TextLayout.fit("from \(TextLayout.printable(names.before)): \(sums(before))", columns: TextLayout.columns),
-      TextLayout.fit("to   \(TextLayout.printable(names.after)): \(sums(after))", columns: TextLayout.columns),
-    ]
+    var lines: [String] = heading("from", names.before, before, hasEnded.before)
+    lines += heading("to  ", names.after, after, hasEnded.after)
     if let kinshipWords { lines += TextLayout.fill("These are \(kinshipWords).", indent: "") }
     if let made {
-      lines.append("between: \(Units.count(made.blocks, "block")) of \(Units.bytes(made.bytes)) allocated")
+      lines += TextLayout.fill(
+        "between: \(Units.count(made.blocks, "block")) of \(Units.bytes(made.bytes)) allocated", indent: "")
     }
     guard !rows.isEmpty else {
       return TextLayout.text(of: lines + ["Each \(grouping.rawValue) has what it had."] + lossLines)
     }
-    // bounded: digits of numbers, and columns of a line
-    let changeWidth = max(6, Self.signed(growth).count, rows.map { Self.signed($0.change).count }.max() ?? 0)
-    let blocksWidth = max(
-      6, Self.signed(Self.change(before.blocks, after.blocks)).count,
-      rows.map { Self.signed($0.blockChange).count }.max() ?? 0)
-    let nowWidth = max(3, Units.grouped(max(after.bytes, 1)).count)
+    let rest = rows.dropFirst(max(0, limit))
+    let restChange = rest.reduce(0) { $0 &+ $1.change }
+    let restBlocks = rest.reduce(0) { $0 &+ $1.blockChange }
+    let restNow = rest.reduce(0) { $0 &+ $1.after.bytes }
+    let changes = rows.map(\.change) + [growth, restChange]
+    let blockChanges = rows.map(\.blockChange) + [Self.change(before.blocks, after.blocks), restBlocks]
+    func width(_ texts: some Sequence<String>, _ least: Int) -> Int { texts.reduce(least) { max($0, $1.count) } }
+    let blocksWidth = width(blockChanges.lazy.map(Self.signed), 6)
     // bounded: columns of a line
     let madeWidth = made == nil ? 0 : 11
-    // bounded: columns of a line
-    let room = max(8, TextLayout.columns - changeWidth - blocksWidth - nowWidth - madeWidth - 14)
+    /// Columns that the names have; where exact bytes leave too few, they are rounded.
+    func nameWidth(_ widths: (change: Int, now: Int)) -> Int {
+      // bounded: digits of numbers, and columns of a line
+      TextLayout.columns - widths.change - blocksWidth - widths.now - madeWidth - 14
+    }
+    var (bytesChange, bytesNow): ((Int64) -> String, (UInt64) -> String) = (Self.signed, Units.grouped)
+    func widths() -> (change: Int, now: Int) {
+      (width(changes.lazy.map(bytesChange), 6), width([max(after.bytes, 1), restNow].map(bytesNow), 3))
+    }
+    if nameWidth(widths()) < Self.leastNameWidth {
+      bytesChange = { $0 == 0 ? "0" : ($0 > 0 ? "+" : "-") + Units.rounded($0.magnitude) }
+      bytesNow = Units.rounded
+    }
+    let (changeWidth, nowWidth) = widths()
+    let room = max(8, nameWidth((changeWidth, nowWidth)))
+    // bounded: digits of numbers, and columns of a line
     func line(
       _ change: String, _ blocks: String, _ now: String, _ made: String, _ kind: String, _ rest: String
     ) -> String {
@@ -187,27 +208,23 @@ extension HeapDifference {
       guard meter.goesOn() else { break }
       lines.append(
         line(
-          Self.signed(row.change), Self.signed(row.blockChange), Units.grouped(row.after.bytes), words(row.made),
+          bytesChange(row.change), Self.signed(row.blockChange), bytesNow(row.after.bytes), words(row.made),
           row.kind, name))
       guard grouping == .stack else { continue }
       for caller in row.frames.dropFirst() {
         lines.append(line("", "", "", "", "", "  " + Answer.describe(caller, columns: room - 2)))
       }
     }
-    let rest = rows.dropFirst(max(0, limit))
     if !rest.isEmpty {
-      let change = rest.reduce(0) { $0 &+ $1.change }
-      let blocks = rest.reduce(0) { $0 &+ $1.blockChange }
-      let now = rest.reduce(0) { $0 &+ $1.after.bytes }
       lines.append(
         line(
-          Self.signed(change), Self.signed(blocks), Units.grouped(now),
+          bytesChange(restChange), Self.signed(restBlocks), bytesNow(restNow),
           words(rest.reduce(into: SiteTable.Total()) { $0.add($1.made) }), "",
           Units.count(UInt64(clamping: rest.count), "other \(grouping.rawValue)")))
     }
     lines.append(
       line(
-        Self.signed(growth), Self.signed(Self.change(before.blocks, after.blocks)), Units.grouped(after.bytes),
+        bytesChange(growth), Self.signed(Self.change(before.blocks, after.blocks)), bytesNow(after.bytes),
         words(made ?? SiteTable.Total()), "", "all"))
     return TextLayout.text(of: lines + lossLines)
   }
@@ -224,20 +241,17 @@ extension HeapDifference {
   public var json: String {
     var writer = ByteWriter(capacity: 4096)
     func total(
-      _ name: StaticString, _ total: SiteTable.Total, _ losses: Losses = Losses(), _ problems: [String] = []
+      _ name: StaticString, _ total: SiteTable.Total, _ losses: Losses = Losses(), hasEnded: Bool = false
     ) {
       writer.append(name)
       writer.append("{\"bytes\":", decimal: total.bytes)
       writer.append(",\"blocks\":", decimal: total.blocks)
+      if hasEnded { writer.append(",\"ended\":true") }
       losses.appendJSONFields(to: &writer)
-      if !problems.isEmpty {
-        writer.append(",\"problems\":")
-        writer.appendArray(problems.map { ForeignText($0) })
-      }
       writer.append("}")
     }
-    total("{\"before\":", before, losses.before, problems.before)
-    total(",\"after\":", after, losses.after, problems.after)
+    total("{\"before\":", before, losses.before, hasEnded: hasEnded.before)
+    total(",\"after\":", after, losses.after, hasEnded: hasEnded.after)
     func append(made: SiteTable.Total) {
       writer.append(",\"allocated_bytes\":", decimal: made.bytes)
       writer.append(",\"allocated_blocks\":", decimal: made.blocks)

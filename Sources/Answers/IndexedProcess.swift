@@ -207,10 +207,10 @@ public struct IndexedProcess: Hashable, Sendable {
     }
   }
 
-  /// `redis-server, process 4242`.
-  static func title(_ processID: Int32, _ command: [ForeignText]) -> String {
-    guard let program = command.first, !program.isEmpty else { return "process \(processID)" }
-    return "\(program.fileName), process \(processID)"
+  /// `redis-server, process 4242`; `redis-server, process 4242, which has ended`.
+  static func title(_ processID: Int32, _ command: [ForeignText], hasEnded: Bool = false) -> String {
+    let name = command.first.flatMap { $0.isEmpty ? nil : "\($0.fileName), " } ?? ""
+    return "\(name)process \(processID)\(hasEnded ? ", which has ended" : "")"
   }
 
   /// The command as a person would type it, more or less: the program without its directory, then its arguments.

@@ -16,10 +16,12 @@ struct Look: Hashable, Sendable {
   let now: Double
   /// Whether it is a look at a recording, where the blocks are those of a moment that is past.
   private let isPast: Bool
+  /// Whether the process has ended, and its blocks lived at its end. Of a recording, it is not asked.
+  let hasEnded: Bool
 
   /// `moment`: of a recording, in seconds since 1970-01-01 UTC; nil: now.
-  init(clock: SegmentClock, window: TimeWindow, moment: Double? = nil) {
-    (self.clock, self.window, isPast) = (clock, window, moment != nil)
+  init(clock: SegmentClock, window: TimeWindow, moment: Double? = nil, hasEnded: Bool = false) {
+    (self.clock, self.window, isPast, self.hasEnded) = (clock, window, moment != nil, hasEnded)
     now = moment ?? SystemClock.now()
   }
 
@@ -37,7 +39,7 @@ struct Look: Hashable, Sendable {
   static func heading(
     _ look: Look?, _ processID: Int32, _ command: [ForeignText], _ total: SiteTable.Total, more: [String] = []
   ) -> [String] {
-    let title = IndexedProcess.title(processID, command)
+    let title = IndexedProcess.title(processID, command, hasEnded: look?.hasEnded ?? false)
     let (blocks, bytes) = (Units.count(total.blocks, "live block"), Units.bytes(total.bytes))
     var sums = ["\(blocks) of \(bytes)"]
     if let look, let words = look.window.words(at: look.now) {
@@ -57,6 +59,11 @@ struct Look: Hashable, Sendable {
 
   /// The window as a field of JSON, with the comma before it; nothing if all blocks are meant.
   func appendJSONField(to writer: inout ByteWriter) { window.appendJSONField(at: now, to: &writer) }
+
+  /// Whether the process has ended, as a field of JSON with the comma before it; nothing if it runs.
+  func appendEnding(to writer: inout ByteWriter) {
+    if hasEnded { writer.append(",\"ended\":true") }
+  }
 
   /// The ages of a sum's oldest and newest block, in seconds, each with the comma before it.
   func appendJSONFields(of births: SiteTable.Births, to writer: inout ByteWriter) {

@@ -21,6 +21,8 @@ public struct Losses: Hashable, Sendable {
   public var imbalance: Int64 = 0
   /// Functions and allocators that the agent could not hook.
   public var mayPassBy: [ForeignText] = []
+  /// Of a file: in which ways it is not what was written, or what was written is not all, in words.
+  public var problems: [ForeignText] = []
 
   public init() {}
 
@@ -45,13 +47,22 @@ public struct Losses: Hashable, Sendable {
     return phrases
   }
 
+  /// The words for the problems of a file; nil if it is whole.
+  private var problemWords: String? {
+    guard let first = problems.first else { return nil }
+    let more = UInt64(problems.count &- 1)  // bounded: there is one at least
+    return "parts of the file: \(first.escaped)" + (more > 0 ? "; and \(Units.count(more, "further problem"))" : "")
+  }
+
   /// `12 blocks are not in the index`.
   package static func words(ofBlocks count: UInt64) -> String {
     "\(Units.count(count, "block")) \(count == 1 ? "is" : "are") not in the index"
   }
 
   /// All phrases in one line of any length; nil where nothing is missing.
-  package var sentence: String? { isEmpty ? nil : phrases.joined(separator: ", ") }
+  package var sentence: String? {
+    isEmpty ? nil : ((problemWords.map { [$0] } ?? []) + phrases).joined(separator: ", ")
+  }
 
   var imbalanceText: String {
     let count = Units.grouped(imbalance.magnitude)
@@ -63,7 +74,9 @@ public struct Losses: Hashable, Sendable {
 
   package func lines(title: String) -> [String] {
     guard !isEmpty else { return [] }
-    var lines = TextLayout.wrap(phrases, indent: String(repeating: " ", count: title.count))
+    let indent = String(repeating: " ", count: title.count)
+    var lines = (problemWords.map { TextLayout.fill($0, indent: indent) } ?? [])
+    lines += TextLayout.wrap(phrases, indent: indent)
     lines[0] = title + lines[0].dropFirst(title.count)
     return lines
   }
@@ -91,6 +104,10 @@ public struct Losses: Hashable, Sendable {
     if !mayPassBy.isEmpty {
       writer.append(",\"may_pass_by\":")
       writer.appendArray(mayPassBy)
+    }
+    if !problems.isEmpty {
+      writer.append(",\"problems\":")
+      writer.appendArray(problems)
     }
   }
 }

@@ -38,8 +38,6 @@ public struct StackSums: Sendable {
   let look: Look
   /// The known losses of the index.
   public var losses: Losses
-  /// Of a file: in which ways it is not what was written, in words.
-  public var problems: [String] = []
 
   /// The frames of a row from the allocation site to the outermost caller; the row's whole stack if `isWhole`.
   static func frames(of row: Row, isWhole: Bool = false) -> ArraySlice<Frame> {
@@ -69,15 +67,16 @@ extension StackSums {
 
   /// The sums of `contexts`, with names from `tables`; `moment`: of a recording, in seconds since 1970. Threads are
   /// merged: one stack may stand in the contexts of many. `freed`: contexts in which something was allocated of which
-  /// nothing lives; nil if what was ever allocated is not told.
+  /// nothing lives; nil if what was ever allocated is not told. `hasEnded`: whether the process has, of which these are
+  /// the blocks of now.
   package init(
     of contexts: some Sequence<ContextSum>, freed: (some Sequence<ContextSum>)? = [ContextSum]?.none,
     in tables: any OriginTables, wrappers: Wrappers, processID: Int32,
     command: [ForeignText], modules: [Module], clock: SegmentClock, window: TimeWindow = TimeWindow(), losses: Losses,
-    moment: Double? = nil
+    moment: Double? = nil, hasEnded: Bool = false
   ) {
     (self.processID, self.command, self.modules, self.losses) = (processID, command, modules, losses)
-    look = Look(clock: clock, window: window, moment: moment)
+    look = Look(clock: clock, window: window, moment: moment, hasEnded: hasEnded)
     hasTotals = freed != nil
     var sums: [Key: Sum] = [:]
     var meter = BudgetMeter(interval: 64)
@@ -131,14 +130,15 @@ extension ProcessView {
   /// Live memory by call stack. Reads every slot that was ever used, and names every stack that has live blocks; all
   /// that were ever allocated on, if the scope wants totals, and they are known for it.
   public func stackSums(_ scope: HeapScope = HeapScope()) throws(Complaint) -> StackSums {
-    let clock = shared.segment.clock()
+    let isAlive = isProcessAlive
+    let clock = shared.segment.clock(isAlive: isAlive)
     let scope = try placed(scope, on: clock)
     let (sums, losses) = try sums(scope, clock: clock)
     let hasTotals = scope.wantsTotals && totalsObstacle(scope, by: .site) == nil
     var result = StackSums(
       of: sums.sums, freed: hasTotals ? sums.freed(at: clock.ticksNow) : nil, in: tables, wrappers: scope.wrappers,
       processID: processID, command: shared.segment.command, modules: shared.segment.modules, clock: clock,
-      window: scope.window, losses: losses)
+      window: scope.window, losses: losses, hasEnded: !isAlive)
     result.startTime = startTime
     try Budget.current?.check()
     try checkIntact()

@@ -2,7 +2,6 @@
 // Live memory of a process by who allocated it, or by another property of blocks: one pass over all live allocations,
 // summed by context. From the sums by context, SiteTable makes those by allocation site.
 
-import Glibc
 import IndexReader
 import Provenance
 import SystemAccess
@@ -38,8 +37,6 @@ public struct TopTable: Hashable, Sendable {
   var withoutContext: UInt64 = 0
   /// Of a process: its marks.
   var marks: MarkList?
-  /// Of a process: whether it has ended.
-  var hasEnded = false
 
   public init(processID: Int32, command: [ForeignText], table: SiteTable, losses: Losses = Losses()) {
     self.processID = processID
@@ -91,15 +88,11 @@ extension ProcessView {
     if scope.wantsTotals, let obstacle = totalsObstacle(scope, by: grouping) {
       table.totalsProblem = obstacle.what
     } else if scope.wantsTotals {
-      // Until its end, where that was seen.
-      let ended = isAlive ? nil : IndexedProcess.endTime(ofSegment: path)
-      // bounded: floating point, which never traps
-      table.totalSeconds = max(0, clock.uptime - (ended.map { max(0, seconds(of: CLOCK_REALTIME) - $0) } ?? 0))
+      table.totalSeconds = shared.secondsCounted(on: clock, isAlive: isAlive)
       table.withoutContext = shared.segment.counters.first { $0.name == "unknown_contexts" }?.value ?? 0
     }
-    table.look = Look(clock: clock, window: scope.window)
+    table.look = Look(clock: clock, window: scope.window, hasEnded: !isAlive)
     table.marks = marks(on: clock)
-    table.hasEnded = !isAlive
     table.ages = TopTable.Ages(sort: sort, scope.window)
     try checkIntact()
     return table

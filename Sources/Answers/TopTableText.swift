@@ -94,7 +94,7 @@ extension TopTable {
     writer.append("}")
     writer.append(namesMissing: sites.flatMap(\.frames).problems)
     marks?.appendJSONField(to: &writer)
-    if hasEnded { writer.append(",\"ended\":true") }
+    look?.appendEnding(to: &writer)
     losses.appendJSONFields(to: &writer)
     writer.append("}")
     return writer.takeString()

@@ -12,6 +12,7 @@
 
 import Bounds
 import ByteText
+import Glibc
 import IndexReader
 import Provenance
 import Symbols
@@ -40,6 +41,16 @@ extension ProcessView {
     return Complaint(
       .noTotals, what: "process \(processID) does not keep what it has ever allocated",
       advice: "start it without ALLOCS_TOTALS=0, with this version's agent")
+  }
+}
+
+extension SharedSegment {
+  /// Seconds for which the process has counted what it ever allocated, as of `clock`: until its end, where that was
+  /// seen.
+  package func secondsCounted(on clock: SegmentClock, isAlive: Bool) -> Double {
+    let ended = isAlive ? nil : IndexedProcess.endTime(ofSegment: segment.path)
+    // bounded: floating point, which never traps
+    return max(0, clock.uptime - (ended.map { max(0, seconds(of: CLOCK_REALTIME) - $0) } ?? 0))
   }
 }
 
@@ -92,9 +103,14 @@ extension TopTable {
   func totalLines(_ seconds: Double) -> [String] {
     // bounded: columns of a line, and lines of a table
     let all = table.allocated ?? SiteTable.Allocated()
-    let sum = "\(Units.count(all.total.blocks, "block")) of \(Units.bytes(all.total.bytes))"
+    func sum(_ bytes: String) -> String {
+      "\(Units.count(all.total.blocks, "block")) of \(bytes) allocated in \(Units.duration(seconds))"
+    }
+    let exact = sum(Units.bytes(all.total.bytes))
+    let isShort = TextLayout.width(exact) < TextLayout.columns
     var lines = TextLayout.wrap(
-      ["\(sum) allocated in \(Units.duration(seconds))", "\(Units.grouped(all.freed)) of them freed again"], indent: "")
+      [isShort ? exact : sum(Units.rounded(all.total.bytes)), "\(Units.grouped(all.freed)) of them freed again"],
+      indent: "")
     guard !sites.isEmpty else { return lines }
     func cells(_ sum: SiteTable.Allocated?, _ live: Total) -> [String] {
       [

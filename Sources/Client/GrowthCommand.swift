@@ -164,8 +164,9 @@ struct Growth: ParsableCommand {
   ) throws(Complaint) -> GrowthReport {
     let now = seconds(of: CLOCK_REALTIME)
     let watched = moments.first.map { now - $0 } ?? 0
-    // Since the oldest block, or since the index began: nothing lives of the time before.
-    let uptime = max(series.last?.oldest ?? 0, watched + 1)
+    // Since the oldest block, or since the index began: nothing lives of the time before. A server may say anything: a
+    // moment that a question has lies less than 10^10 seconds back.
+    let uptime = max(min(series.last?.oldest ?? 0, 9e9), watched + 1)
     let before = uptime - watched
     let past = (0..<Self.pastMoments).map { index in
       watched + before * Double(Self.pastMoments - 1 - index) / Double(Self.pastMoments - 1)

@@ -82,8 +82,8 @@ enum HeapSource: Equatable {
       advice: "`allocsctl ps --json` tells start times")
   }
 
-  /// Live memory by call stack, read by this program itself. Says what is wrong with a recording on standard error.
-  /// `wantsTotals`: what was ever allocated is asked for, too, where it is known.
+  /// Live memory by call stack, read by this program itself. `wantsTotals`: what was ever allocated is asked for, too,
+  /// where it is known.
   func stackSums(_ scope: ScopeRequest, wantsTotals: Bool = false) throws(Complaint) -> StackSums {
     var heap = try scope.scope()
     heap.wantsTotals = wantsTotals
@@ -97,17 +97,15 @@ enum HeapSource: Equatable {
       let recorded = try Recording(path: path)
       let stamp = recorded.stampTold(of: moment)
       let replay = recorded.isStill ? nil : recorded.replay(until: stamp)
-      var sums = recorded.stackSums(replay, at: stamp, scope: heap)
+      let sums = recorded.stackSums(replay, at: stamp, scope: heap)
       try Budget.current?.check()
-      sums.problems = recorded.problems
-      for problem in sums.problems { complain("\(path): \(problem)") }
       return sums
     }
   }
 }
 
 extension HeapSource {
-  /// The table of a file's moment. Says what is wrong with the file on standard error.
+  /// The table of a file's moment.
   func table(_ request: TopRequest) throws(Complaint) -> TopTable {
     guard case .file(let path, let moment) = self else { preconditionFailure("a process has a source of answers") }
     try request.scope.refuseFile(path)
@@ -125,7 +123,6 @@ extension HeapSource {
       recorded.isStill ? nil : recorded.replay(until: stamp), at: stamp, limit: request.limit, sort: request.sort,
       scope: scope)
     try Budget.current?.check()
-    for problem in recorded.problems { complain("\(path): \(problem)") }
     return table
   }
 }

@@ -220,10 +220,7 @@ struct ReplayCommand: ParsableCommand {
       return words + report.text(of: history, limit: 2)
     }
     let table = recorded.top(replay, at: stamp, limit: limit, sort: sort, scope: scope)
-    if json {
-      for problem in recorded.problems { complain("\(file): \(problem)") }
-      return table.json + "\n"
-    }
+    if json { return table.json + "\n" }
     let time = recorded.end == .snapshot ? "" : "After \(Units.duration(recorded.seconds(at: stamp))):\n"
     return "\(recorded.text(of: summary))\n\(time)\(table.text)"
   }
@@ -311,7 +308,10 @@ struct Export: ParsableCommand {
           try write(format.render(sums))
         case .recording(let format):
           let recorded = try recording(of: source)
-          if let missing = recorded.knownLosses.sentence { complain("\(source.name): \(missing)") }
+          var losses = recorded.knownLosses
+          // These are said when all of the file was read.
+          losses.problems = []
+          if let missing = losses.sentence { complain("\(source.name): \(missing)") }
           try recorded.recording.export(format, at: recorded.moment, to: output)
           for problem in recorded.recording.problems { complain("\(source.name): \(problem)") }
         }

@@ -299,7 +299,8 @@ struct Top: ParsableCommand {
       return try WatchLook(json: try source.top(of: pid, request, json: true), by: group, time: time)
     } catch {
       if case .known(.rate) = sort { throw error }
-      guard error.kind == .noTotals || error.kind == .usage && order == .rate else { throw error }
+      // Servers of before said nothing more than that it is not to be had.
+      guard error.kind == .noTotals || [.usage, .obstacle].contains(error.kind) && order == .rate else { throw error }
       if order == .rate { order = .bytes }
       (request.sort, request.wantsTotals) = (order, false)
       return try WatchLook(json: try source.top(of: pid, request, json: true), by: group, time: time)

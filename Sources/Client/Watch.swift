@@ -275,8 +275,9 @@ final class Watch {
           do throws(Complaint) {
             return try source.top(of: pid, request, json: true)
           } catch {
-            // A process that does not keep what it allocated is watched all the same.
-            guard error.kind == .noTotals else { throw error }
+            // A process that does not keep what it allocated is watched all the same. Servers of before said nothing
+            // more than that it is not to be had.
+            guard error.kind == .noTotals || error.kind == .obstacle && order == .rate else { throw error }
             (request.sort, request.wantsTotals) = (order == .rate ? .bytes : order, false)
             return try source.top(of: pid, request, json: true)
           }

@@ -5,6 +5,7 @@
 
 import Answers
 import Bounds
+import ByteText
 import IndexReader
 import Provenance
 import SharedLayout
@@ -37,6 +38,7 @@ extension Recording {
   public var knownLosses: Losses {
     var losses = Losses()
     if end == .snapshot { losses.blocks = lostCount } else { losses.events = lostCount }
+    losses.problems = problems.map { ForeignText($0) }
     return losses
   }
 

@@ -25,11 +25,19 @@ extension RecordingWriter {
   /// has more live blocks than it ever had.
   func appendTotals() {
     guard shared.segment.hasTotals else { return }
-    let clock = shared.segment.clock()
+    let isAlive = shared.segment.isProcessAlive
+    let clock = shared.segment.clock(isAlive: isAlive)
+    let seconds = shared.secondsCounted(on: clock, isAlive: isAlive)
     // bounded: floating point, which never traps
-    var all = RecordedTotals(nanoseconds: UInt64(max(0, min(clock.uptime, 1e9)) * 1e9))
+    var all = RecordedTotals(nanoseconds: UInt64(max(0, min(seconds, 1e9)) * 1e9))
     all.withoutContext = shared.segment.counters.first { $0.name == "unknown_contexts" }?.value ?? 0
+    // A recording has the chunks that blocks of pools lie in, and not these blocks: they would all
+    // count as freed.
+    let pools = Set(shared.segment.allocators.filter { $0.kind == .suballocator }.map(\.number))
     shared.segment.forEachTotal { id, total in
+      if !pools.isEmpty, let allocator = shared.segment.context(id)?.allocator, pools.contains(allocator.number) {
+        return
+      }
       guard let number = number(noting: id, at: clock.ticksNow) else { return }
       all.rows.append((number, SiteTable.Total(bytes: total.bytes, blocks: total.blocks)))
     }
@@ -50,6 +58,12 @@ extension Recording {
       return Complaint(
         .usage, what: "what was ever allocated is counted since the process began, and not for a window of time",
         advice: "leave the window out")
+    }
+    // Totals may be missing, contexts that they are of, or blocks, which would count as freed.
+    if end == .snapshot || totals != nil, let problem = problems.first {
+      return Complaint(
+        .noTotals, what: "what was ever allocated is not known, as \(path) is not whole: \(problem)",
+        advice: "ask of a snapshot that is whole")
     }
     guard totals == nil else { return nil }
     return Complaint(

@@ -5,6 +5,7 @@
 // Invariant: the nodes, contexts and modules that a chunk of events refers to stand in chunks
 // before it.
 
+import Answers
 import Glibc
 import IndexReader
 import Provenance
@@ -92,9 +93,13 @@ final class RecordingWriter {
     var blocks: [Allocation] = []
     var count: UInt64 = 0
     var isDone = false
+    // A snapshot is written when it is whole. Where it takes more memory than a question may have,
+    // the loop below ends early, and the question with it.
+    let share = MemoryShare()
     func flush() {
       appendTables()
       append(.blocks, TableCoding.encode(blocks, until: isDone ? stampNow : 0))
+      share.hold(output.count &* 2)
       blocks.removeAll(keepingCapacity: true)
     }
     shared.segment.forEachAllocation { allocation in

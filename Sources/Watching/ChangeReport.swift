@@ -63,7 +63,8 @@ package struct ChangeReport {
       Self.row($0, nil, isWhole: (true, isWhole(last)), listsFreed: order != .listed, first.time, last.time)
     }
     rowCount = rows.count
-    uncomparedCount = max(0, (Int(exactly: max(first.rowCount, last.rowCount).rounded()) ?? 0) - rows.count)
+    let listed = UInt64(rows.count)
+    uncomparedCount = Int(clamping: max(listed, ShortNumbers.whole(max(first.rowCount, last.rowCount))) - listed)
     let rank: (Row) -> Double =
       switch order {
       case .growth: { $0.change ?? -.infinity }

@@ -112,7 +112,7 @@ package struct GrowthReport {
       ], indent: "")
     if lostBlocks > 0 { lines.append("  missing  \(ShortNumbers.count(lostBlocks)) blocks are not in the index") }
     if !sites.isEmpty { lines.append("   BYTES  CHANGE  \(grouping.title)") }
-    let room = TextLayout.columns - 17
+    let room = TextLayout.columns - 18
     let names = TopTable.texts(of: sites.map(\.row.site), by: grouping, columns: room)
     for (site, name) in zip(sites, names) {
       lines.append(

@@ -316,6 +316,16 @@ struct CallTreeTests {
     #expect(lines.count == 1600 && lines[0].contains("\"size\":49,") && lines[1599].contains("\"size\":48,"))
     let none = try view.blocks(BlockFilter(), limit: 0, json: true)
     #expect(none.total.blocks == 40_000 && none.jsonLines.isEmpty)
+    // The first ones in each order are those of all of them, however few are kept meanwhile.
+    for order in BlockOrder.allCases {
+      func bases(_ limit: Int) throws -> [Substring] {
+        let lines = try view.blocks(BlockFilter(), sort: order, limit: limit, stacks: false, json: true).jsonLines
+        return String(decoding: lines, as: UTF8.self).split(separator: "\n").map { $0.prefix { $0 != "," } }
+      }
+      let whole = try bases(100_000)
+      #expect(whole.count == 40_000 && Set(whole).count == 40_000)
+      for limit in [1, 2, 9000] { #expect(try bases(limit) == Array(whole.prefix(limit)), "\(order), \(limit)") }
+    }
   }
 }
 

@@ -55,7 +55,8 @@ struct TopTableTests {
     }
     #expect(
       table.text == """
-        program, process 1: 1,000 live blocks of 208,000 bytes (203.1 KiB), 4 sites
+        program, process 1, which has ended
+        1,000 live blocks of 208,000 bytes (203.1 KiB), 4 sites
           BYTES   SHARE  BLOCKS  ALLOCATED BY
         200,000   96.2%     200  libexample.so+0x100001ff: malloc
           4,000    1.9%     400  libexample.so+0x100000ff: malloc
@@ -69,7 +70,7 @@ struct TopTableTests {
   func empty() throws {
     let segment = SyntheticSegment(processID: 1, startTime: 1, in: directory.path, name: "1.1.seg")
     let table = try ProcessView(file: segment.path).top()
-    #expect(table.text == "program, process 1: 0 live blocks of 0 bytes, 0 sites\n")
+    #expect(table.text == "program, process 1, which has ended: 0 live blocks of 0 bytes, 0 sites\n")
     #expect(try parseJSON(table.json)["sites"]?.count == 0)
   }
 

@@ -284,9 +284,57 @@ extension EndToEnd {
         #expect(checked.ending == .exit(1) && checked.output.contains("from "), "\(checked)")
         #expect(checked.errors.contains("cannot check --fail-over, as \(cut) is not whole"), "\(checked)")
       }
+      // Of what is cut, no table says that it is all; not even where nothing is left.
+      for length in [whole.count * 3 / 4, whole.count / 10, 300] {
+        try whole.prefix(length).write(to: URL(fileURLWithPath: cut))
+        for command in [["top", cut], ["top", cut, "--totals"], ["tree", cut], ["diff", file, cut]] {
+          let text = try Tool.control(command, in: program.directory)
+          // 300 bytes may end before it is said of which process the file is.
+          guard text.ending == .exit(0) || length > 300 else { continue }
+          #expect(text.ending == .exit(0) && text.output.contains("missing  parts of the file: "), "\(text)")
+          #expect(
+            text.output.split(separator: "\n").allSatisfy { $0.count <= 80 || $0.contains(program.directory.path) })
+          let json = try #require(
+            try Tool.objects(Tool.control(command + ["--json"], in: program.directory).output).first)
+          #expect((json["problems"] as? [String])?.isEmpty == false, "\(json)")
+        }
+      }
       let picture = program.directory.file("first.svg")
       _ = try program.ask(["export", file, "--format", "flamegraph", "-o", picture])
       #expect(try String(contentsOfFile: picture, encoding: .utf8).contains("first_phase"))
+    }
+
+    @Test("of a process that has ended each table says so, in text and in JSON; of one that runs, none does")
+    func ended() throws {
+      let program = try Phases()
+      let server = try Server(program.directory)
+      func check(_ hasEnded: Bool, socket: String?) throws {
+        for command in [["top", program.pid], ["top", program.pid, "--sort", "rate"], ["tree", program.pid]] {
+          let text = try Tool.control(command, in: program.directory, socket: socket).output
+          let heading = "process \(program.pid)\(hasEnded ? ", which has ended" : "")"
+          #expect(text.contains(heading) && text.contains("has ended") == hasEnded, "\(text)")
+          #expect(text.split(separator: "\n").allSatisfy { $0.count <= 80 }, "\(text)")
+          let json = try Tool.control(command + ["--json"], in: program.directory, socket: socket)
+          #expect(try Tool.objects(json.output).first?["ended"] as? Bool == (hasEnded ? true : nil), "\(json)")
+        }
+        let others = try Tool.control(
+          ["blocks", program.pid, "--site", "nobody"], in: program.directory, socket: socket)
+        #expect(others.ending == .exit(0) && others.output.contains("fits \"nobody\""), "\(others)")
+        let blocks = try Tool.control(["blocks", program.pid], in: program.directory, socket: socket).output
+        #expect(blocks.contains("which has ended") == hasEnded, "\(blocks)")
+        let memory = try Tool.control(["memory", program.pid], in: program.directory, socket: socket)
+        #expect(memory.errors.contains("has ended") == hasEnded, "\(memory)")
+        let file = program.directory.file("\(hasEnded).snap")
+        _ = try Tool.control(["snapshot", program.pid, "-o", file], in: program.directory)
+        let difference = try Tool.control(["diff", file, program.pid], in: program.directory).output
+        #expect(difference.contains("process \(program.pid), which has ended: ") == hasEnded, "\(difference)")
+        let map = try server.request("/v1/processes/\(program.pid)/map").body
+        #expect(map.contains(#","ended":true"#) == hasEnded, "\(map)")
+      }
+      for socket in [nil, server.socket] { try check(false, socket: socket) }
+      program.process.closeInput()
+      _ = try program.process.wait()
+      for socket in [nil, server.socket] { try check(true, socket: socket) }
     }
 
     @Test("every block of a process and of a snapshot, for the programs that read recordings")

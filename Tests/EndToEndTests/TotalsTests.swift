@@ -257,8 +257,10 @@ extension EndToEnd {
         defer { server.signal(SIGKILL) }
         return try Tool.control(["top", "4242"] + arguments, in: directory, socket: socket)
       }
-      let watched = try ask("old", ["--sort", "growth", "--for", "100ms"])
-      #expect(watched.ending == .exit(0) && watched.output.contains("960"), "\(watched)")
+      for mode in ["old", "older"] {
+        let watched = try ask(mode, ["--sort", "growth", "--for", "100ms"])
+        #expect(watched.ending == .exit(0) && watched.output.contains("960"), "\(watched)")
+      }
       for arguments in [["--sort", "rate"], ["--totals"], ["--sort", "rate", "--for", "100ms"]] {
         let refused = try ask("old", arguments)
         #expect(refused.ending == .exit(1) && refused.output.isEmpty, "\(refused)")

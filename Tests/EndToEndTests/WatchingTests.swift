@@ -362,6 +362,83 @@ extension EndToEnd {
       #expect(try screen.end() == "exit 0")
     }
 
+    /// scripted_server.py, and its socket.
+    private func scripted(_ arguments: [String], in directory: TestDirectory) throws -> (ChildProcess, String) {
+      let socket = directory.file("scripted.sock")
+      unlink(socket)
+      let server = try ChildProcess(
+        ["/usr/bin/python3", Programs.source("scripted_server.py"), socket] + arguments,
+        environment: ChildProcess.baseEnvironment, conversing: true)
+      _ = try server.readLines(until: "listening")
+      return (server, socket)
+    }
+
+    /// The last is more than any number that an answer may have.
+    private static let lies = ["0", "-1", "18446744073709551615", "-9223372036854775808", "9e19", "1e-300", "1e300"]
+
+    @Test(
+      "a server that lies about every number ends no command but with an answer or an error",
+      arguments: zip(lies, lies.dropFirst() + ["7"]))
+    func lies(first: String, later: String) throws {
+      let directory = try TestDirectory()
+      let watches = ["site", "function", "module", "file", "thread", "allocator", "size"].flatMap { group in
+        ["growth", "rate", "bytes"].map { ["top", "4242", "--group", group, "--sort", $0, "--for", "100ms"] }
+      }
+      let commands =
+        watches + [
+          ["growth", "4242", "--for", "1s", "--every", "100ms"], ["growth", "4242", "--for", "1s", "--group", "size"],
+          ["ps"], ["info", "4242"], ["top", "4242"], ["top", "4242", "--totals"], ["tree", "4242"], ["blocks", "4242"],
+          ["memory", "4242"], ["memory", "4242", "--pinned"], ["query", "4242", "0x1000"], ["mark", "4242"],
+          ["query", "4242", "-"], ["events", "4242"],
+          ["export", "4242", "--format", "pprof", "-o", directory.file("lie.pb.gz")],
+        ]
+      for command in commands {
+        let takesJSON = command[0] != "export"
+        for arguments in takesJSON ? [command, command + ["--json"]] : [command] {
+          let (server, socket) = try scripted(["lies", first, later], in: directory)
+          defer { server.signal(SIGKILL) }
+          let outcome = try Tool.control(arguments, in: directory, socket: socket, input: "0x10\n0x20\n")
+          #expect([.exit(0), .exit(1)].contains(outcome.ending), "\(arguments): \(outcome)")
+          #expect(outcome.ending == .exit(1) || !outcome.output.isEmpty || !takesJSON, "\(arguments): \(outcome)")
+          if outcome.ending == .exit(0), ["top", "growth"].contains(command[0]), !arguments.contains("--json") {
+            #expect(outcome.output.split(separator: "\n").allSatisfy { $0.count <= 80 || $0.hasPrefix("{") })
+          }
+        }
+      }
+    }
+
+    @Test(
+      "a server that lies about every number is watched on a terminal",
+      arguments: zip(lies.dropLast(), lies.dropLast().reversed()))
+    func watchedLies(first: String, later: String) throws {
+      let program = try Growing()
+      let (server, socket) = try scripted(["lies", first, later], in: program.directory)
+      defer { server.signal(SIGKILL) }
+      let screen = try program.terminal(["top", "4242"], socket: socket)
+      try screen.until("liar, process")
+      for key in "1234567890-" { try screen.tell("keys \(key)") }
+      for title in ["FUNCTION", "MODULE", "FILE", "THREAD", "ALLOCATOR", "SIZE", "AGE", "ALLOCATED BY"] {
+        try screen.tell("keys g")
+        try screen.until(title)
+        try screen.until("liar, process")
+      }
+      let lines = try screen.tell("screen")
+      #expect(lines.count == 24 && lines.allSatisfy { $0.count <= 80 }, "\(lines)")
+      try screen.tell("keys q")
+      #expect(try screen.end() == "exit 0")
+    }
+
+    @Test("a server that can't order by rate is watched by bytes")
+    func older() throws {
+      let program = try Growing()
+      let (server, socket) = try scripted(["older"], in: program.directory)
+      defer { server.signal(SIGKILL) }
+      let screen = try program.terminal(["top", "4242", "--sort", "rate"], socket: socket)
+      #expect(try screen.until("960").contains { $0.contains("RATE") })
+      try screen.tell("keys q")
+      #expect(try screen.end() == "exit 0")
+    }
+
     @Test("a leak, a leak with restarts, a cache and a buffer are told apart")
     func growth() throws {
       let program = try Growing()

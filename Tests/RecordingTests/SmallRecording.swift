@@ -28,8 +28,8 @@ final class SmallRecording {
   deinit { unlink(path) }
 
   /// The small recording; with `names`, with these texts wherever a recording has any; with `snapshot`, a snapshot of
-  /// these blocks, a chunk of each list.
-  init(names: ForeignText? = nil, snapshot: [[Allocation]]? = nil) {
+  /// these blocks, a chunk of each list, and with these totals.
+  init(names: ForeignText? = nil, snapshot: [[Allocation]]? = nil, totals: RecordedTotals? = nil) {
     add(
       .process,
       RecordedProcess(
@@ -62,6 +62,7 @@ final class SmallRecording {
     for blocks in snapshot ?? [[Allocation(base: Self.heap, size: 1000, context: 2, ticks: 0)]] {
       add(.blocks, TableCoding.encode(blocks, until: Self.start + 1000))
     }
+    if let totals { add(.totals, TableCoding.encode(totals.rows[...], of: totals)) }
     if let names {
       add(
         .threads,

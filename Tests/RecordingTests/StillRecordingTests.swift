@@ -2,6 +2,8 @@
 // Snapshots, whose blocks are summed up as they are read: the sums must be those of a replay, whatever the file says.
 
 import Answers
+import Bounds
+import Glibc
 import IndexReader
 import Provenance
 import SharedLayout
@@ -167,6 +169,82 @@ struct StillRecordingTests {
         let told = recording.top(replay, limit: 9).json
         #expect(!recording.problems.isEmpty || told == text, "byte \(index)")
       }
+    }
+  }
+
+  @Test("of a snapshot with any byte changed, or cut anywhere, what was ever allocated is as it was, or not known")
+  func damagedTotals() throws {
+    var totals = RecordedTotals(nanoseconds: 5_000_000_000, withoutContext: 1)
+    totals.rows = [(2, SiteTable.Total(bytes: 99_000, blocks: 990)), (3, SiteTable.Total(bytes: 4096, blocks: 8))]
+    let block = Allocation(base: SmallRecording.heap, size: 1000, context: 2, ticks: 0)
+    let small = SmallRecording(snapshot: [[block]], totals: totals)
+    var scope = HeapScope()
+    scope.wantsTotals = true
+    let text = try small.open().top(nil, limit: 9, sort: .rate, scope: scope).json
+    #expect(text.contains("\"total_seconds\":5") && text.contains("\"freed_blocks\":989"), "\(text)")
+    for index in small.bytes.indices {
+      var bytes = small.bytes
+      bytes[index] ^= 1 << UInt8(index % 8)
+      for bytes in [bytes, Array(small.bytes[..<index])] {
+        guard let recording = try? small.open(bytes) else { continue }
+        let told = recording.top(recording.isStill ? nil : recording.replay(until: .max), limit: 9, scope: scope).json
+        let isKnown = told.contains("\"total_seconds\"")
+        #expect(recording.problems.isEmpty ? isKnown : !isKnown, "byte \(index) of \(bytes.count): \(told)")
+        #expect((recording.totalsObstacle(scope) == nil) == isKnown, "byte \(index)")
+        #expect(recording.stackSums(nil, scope: scope).hasTotals == isKnown, "byte \(index)")
+      }
+    }
+  }
+
+  @Test("a snapshot's totals are of chunks alone, where pools carve them up, and count until the process's end")
+  func madeTotals() throws {
+    let began = seconds(of: CLOCK_MONOTONIC)
+    let segment = SyntheticSegment()
+    segment.addAllocator(module: 0)
+    let pool = segment.addAllocator(module: 0, kind: ALLOCS_ALLOCATOR_SUBALLOCATOR, name: "apr")
+    let thread = segment.addThread(id: 7, name: "worker", from: 1)
+    let node = segment.addNode(pc: 0x5555_0000_1000)
+    let chunks = segment.addContext(node: node, thread: thread)
+    let blocks = segment.addContext(node: segment.addNode(pc: 0x5555_0000_2000), thread: thread, allocator: pool)
+    segment.allocate(0x7000_0000_0000, size: 4096, context: chunks)
+    segment.suballocate(0x7000_0000_0000, size: 16, context: blocks)
+    segment.setTotal(ofContext: chunks, bytes: 8192, blocks: 2)
+    segment.setTotal(ofContext: blocks, bytes: 16_000, blocks: 1000)
+    // Whoever sees that a process has ended takes the right to write away.
+    #expect(chmod(segment.path, 0o400) == 0)
+    let ended = seconds(of: CLOCK_MONOTONIC) - began
+    usleep(300_000)
+    let recording = try Recording(snapshotOf: SharedSegment(path: segment.path), path: "now")
+    let totals = try #require(recording.totals)
+    #expect(totals.rows.map(\.total) == [SiteTable.Total(bytes: 8192, blocks: 2)])
+    // The difference of two clocks is told no better than to some milliseconds.
+    #expect(Double(totals.nanoseconds) / 1e9 < ended + 0.15)
+    let view = try ProcessView(file: segment.path)
+    var scope = HeapScope()
+    scope.wantsTotals = true
+    let table = try view.top(scope: scope).json
+    #expect(table.contains("\"allocated_blocks\":2,"), "\(table)")
+  }
+
+  @Test("a snapshot that would take more memory than a question may have ends in an error, and not with a part")
+  func tooLarge() throws {
+    let segment = SyntheticSegment()
+    let node = segment.addNode(pc: 0x5555_0000_1000)
+    let context = segment.addContext(node: node, thread: segment.addThread(id: 7, name: "worker", from: 1))
+    var random = RandomNumbers()
+    let count = 300_000
+    for index in 0..<count {
+      segment.allocate(
+        0x7000_0000_0000 + UInt64(index) * 64, size: UInt64.random(in: 0...50_000, using: &random), context: context)
+    }
+    let shared = try SharedSegment(path: segment.path)
+    let enough = Budget(seconds: 1e6, bytes: 1 << 30)
+    let whole = try enough.run { () throws(Complaint) in try Snapshot.take(shared).result }
+    #expect(whole.blocks == UInt64(count) && whole.bytes > 1 << 19)
+    #expect {
+      try Budget(seconds: 1e6, bytes: 1 << 19).run { () throws(Complaint) in _ = try Snapshot.take(shared) }
+    } throws: {
+      ($0 as? Complaint)?.code == ENOMEM
     }
   }
 

@@ -59,10 +59,11 @@ extension StackSums {
   /// What the index lacks, in the words of every answer; nil where nothing is missing.
   public var lossSentence: String? { losses.sentence.map { TextLayout.printable($0) } }
 
-  /// `redis-server (4242): live bytes by call stack`: what a viewer shows above a profile.
+  /// `redis-server, process 4242: live bytes by call stack`: what a viewer shows above a profile.
   var profileTitle: String {
     let words = look.window.words(at: look.now).map { ", of blocks \($0)" } ?? ""
-    return TextLayout.printable("\(IndexedProcess.title(processID, command)): live bytes by call stack\(words)")
+    let title = IndexedProcess.title(processID, command, hasEnded: look.hasEnded)
+    return TextLayout.printable("\(title): live bytes by call stack\(words)")
   }
 }
 
