@@ -588,7 +588,7 @@ def killed(check, count):
                         os.kill(pid, random_numbers.choice((signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT)))
                         struck.add(pid)
                         kills += 1
-        times, failed = pulse.receive(60)
+        times, failed = pulse.receive(120)
         for one in load:
             one.receive(60)
         failures += failed

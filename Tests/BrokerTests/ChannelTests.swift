@@ -47,8 +47,8 @@ struct ChannelTests {
       #expect(pair.far.receive(takesDescriptor: false, waits: true) == .message(Message(.closed), descriptor: nil))
     }
     close(pipe.write)
-    // The pipe's reader is told once nobody can write: a copy that was left over would keep it from being told for good,
-    // and a child that another test has just started, until it calls exec.
+    // The pipe's reader is told once nobody can write: a copy that was left over would keep it from being told for
+    // good, and a child that another test has just started, until it calls exec.
     try wait(for: "no writer of the pipe") {
       var poll = pollfd(fd: pipe.read, events: Int16(POLLIN), revents: 0)
       return Glibc.poll(&poll, 1, 0) == 1 && Int32(poll.revents) & Int32(POLLHUP) != 0
