@@ -199,10 +199,9 @@ struct LiveInquiryTests {
     var attributes = pthread_attr_t()
     pthread_attr_init(&attributes)
     pthread_attr_setstack(&attributes, UnsafeMutableRawPointer(bitPattern: UInt(pages.start))!, pages.size)
-    var ends: [Int32] = [0, 0]
-    #expect(pipe(&ends) == 0)
+    let ends = try makePipe()
     var thread = pthread_t()
-    let argument = UnsafeMutableRawPointer(bitPattern: Int(ends[0]))
+    let argument = UnsafeMutableRawPointer(bitPattern: Int(ends.read))
     pthread_create(
       &thread, &attributes,
       { argument in
@@ -220,10 +219,10 @@ struct LiveInquiryTests {
     }
     #expect(answer.thread != nil && answer.thread?.id != UInt32(getpid()))
     #expect(answer.thread?.name != nil)
-    write(ends[1], "x", 1)
+    write(ends.write, "x", 1)
     pthread_join(thread, nil)
-    close(ends[0])
-    close(ends[1])
+    close(ends.read)
+    close(ends.write)
     #expect(try self.answer(segment, pages.start + 64).kind == .mapping)
   }
 

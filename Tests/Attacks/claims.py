@@ -39,6 +39,28 @@ def leak(server, pid, victim, user=MALLORY):
     return [word for word in [SECRET, *own] if word.encode() in answers]
 
 
+def inside():
+    """A process of mallory's in a pid namespace, where it has the number 1: what started it, and its number here."""
+    outer = start(ROOT, ["unshare", "--pid", "--fork", "--kill-child", "setpriv", f"--reuid={MALLORY}",
+                         f"--regid={MALLORY}", "--clear-groups", f"{TOOLS}/hold"], stdin=subprocess.PIPE,
+                  stdout=subprocess.PIPE)  # fmt: skip
+
+    def child():
+        with open(f"/proc/{outer.pid}/task/{outer.pid}/children") as file:
+            return file.read().split()
+
+    process = int(stage.wait("a process in a pid namespace", child)[0])
+    stage.wait("it is mallory's", lambda: os.stat(f"/proc/{process}").st_uid == MALLORY)
+    return outer, process
+
+
+def hold(outer, path):
+    """Has the process in the namespace hold the file."""
+    outer.stdin.write(f"{path}\n".encode())
+    outer.stdin.flush()
+    return outer.stdout.readline() == b"held\n"
+
+
 class Scene:
     """A server, bob's program, and mallory who is known to the server."""
 
@@ -148,20 +170,11 @@ def processes(check, old):
     scene.expect_nothing("a program that has gained root's rights", gained.pid, gained.pid)
 
     # A number of another pid namespace, which is here the number of a process of root's: the stage's own.
-    inner = start(ROOT, ["unshare", "--pid", "--fork", "--kill-child", "setpriv", f"--reuid={MALLORY}",
-                         f"--regid={MALLORY}", "--clear-groups", f"{TOOLS}/hold"], stdin=subprocess.PIPE,
-                  stdout=subprocess.PIPE)  # fmt: skip
-
-    def child():
-        with open(f"/proc/{inner.pid}/task/{inner.pid}/children") as file:
-            return file.read().split()
-
-    began = start_time(int(stage.wait("a process in a pid namespace", child)[0]))
+    inner, process = inside()
+    began = start_time(process)
     name = f"{place(MALLORY, server)}/1.{began}.seg"
     scene.holder().segment(pid=1, start=began, name=name, publish=False)
-    inner.stdin.write(f"{name}.new\n".encode())
-    inner.stdin.flush()
-    inner.stdout.readline()
+    hold(inner, f"{name}.new")
     with wearing(MALLORY):
         os.rename(f"{name}.new", name)
     scene.expect_nothing("a number of another pid namespace", 1, 1)
@@ -312,7 +325,7 @@ def mapped_by_root(check):
     consumers = segments.numbers["allocs_control.consumers"]
     untouched = os.pread(made.control, 8 * 64, consumers)
     tool = start(ROOT, [f"{stage.BIN}/allocsctl", "record", str(recorded.pid), "-o", "/dev/shm/r.rec", "--duration",
-                        "60s"], {"PASSWORD": SECRET}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+                        "1h"], {"PASSWORD": SECRET}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
     stage.wait("root's tool has the control file", lambda: os.pread(made.control, 8 * 64, consumers) != untouched)
     check("what root's tool has mapped is seen", any(path == recorded.path("ctl") for _, _, path in ranges(tool.pid)))
     with wearing(MALLORY):
@@ -338,25 +351,6 @@ def files_of_processes(check):
     Another process has a file of that number on another device."""
     server = Server()
     own = place(MALLORY, server)
-
-    def inside():
-        """A process of mallory's in a pid namespace, where it has the number 1."""
-        outer = start(ROOT, ["unshare", "--pid", "--fork", "--kill-child", "setpriv", f"--reuid={MALLORY}",
-                             f"--regid={MALLORY}", "--clear-groups", f"{TOOLS}/hold"], stdin=subprocess.PIPE,
-                      stdout=subprocess.PIPE)  # fmt: skip
-
-        def child():
-            with open(f"/proc/{outer.pid}/task/{outer.pid}/children") as file:
-                return file.read().split()
-
-        process = int(stage.wait("a process in a pid namespace", child)[0])
-        stage.wait("it is mallory's", lambda: os.stat(f"/proc/{process}").st_uid == MALLORY)
-        return outer, process
-
-    def hold(outer, path):
-        outer.stdin.write(f"{path}\n".encode())
-        outer.stdin.flush()
-        return outer.stdout.readline() == b"held\n"
 
     def told(process):
         stack = next(first for first, _, path in ranges(process) if path == "[stack]")

@@ -36,12 +36,18 @@ class Missing(Exception):
     """The stage could not be set: nothing was tried."""
 
 
-def wait(what, condition, patience=20.0, pause=0.01):
+def comes(condition, patience=20.0, pause=0.01):
+    """What the condition gives as soon as it holds; what it gave last where it never does."""
     limit = time.monotonic() + patience
-    while not (result := condition()):
-        if time.monotonic() > limit:
-            raise Missing(f"this did not come within {patience:g} s: {what}")
+    while not (result := condition()) and time.monotonic() < limit:
         time.sleep(pause)
+    return result
+
+
+def wait(what, condition, patience=20.0, pause=0.01):
+    """As `comes`, of what else the stage could not go on without."""
+    if not (result := comes(condition, patience, pause)):
+        raise Missing(f"this did not come within {patience:g} s: {what}")
     return result
 
 
@@ -266,7 +272,7 @@ class Server:
             self.process = start(user, [*prefix, f"{BIN}/allocsd", *options], environment, stdout=log, stderr=log)
         if ready:
             try:
-                wait("allocsd answers", self.answers, patience=10)
+                wait("allocsd answers", self.answers)
             except Missing:
                 self.end()
                 raise
@@ -295,7 +301,7 @@ class Server:
     def metrics(self):
         """All figures, as root sees them, by name with labels."""
         figures = {}
-        for line in request(self.socket, "/metrics", patience=10)[1].decode().splitlines():
+        for line in request(self.socket, "/metrics")[1].decode().splitlines():
             name, _, value = line.rpartition(" ")
             if not line.startswith("#"):
                 figures[name] = float(value)
@@ -524,7 +530,7 @@ class Holder:
 
 
 class Pulse(Actor):
-    """A user who asks one question after another, on a kept connection and on new ones in turns."""
+    """A user who asks one question after another, on a kept connection and on new ones in turns, until `with` ends."""
 
     def __init__(self, user, server, targets, patience=30.0, pause=0.005):
         path = server.socket
@@ -563,6 +569,18 @@ class Pulse(Actor):
     def begin(self, seconds):
         self.send("go")
         self.send(seconds)
+
+    def limit(self, least):
+        """Seconds that an answer may take while somebody attacks, measured while nobody does. A slow machine's limit is
+        longer, as its quiet answers are; but a question that gets no answer, within `patience`, is above any."""
+        self.measure(0.5)  # Workers start, and names are looked up for the first time.
+        return min(max(least, 40 * median(self.measure(1)[0])), 25)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.end()
 
 
 def median(values):

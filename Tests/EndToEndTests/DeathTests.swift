@@ -35,7 +35,8 @@ extension EndToEnd {
     func killed() throws {
       var random = RandomNumbers()
       var blocks = 0
-      for kill in 0..<500 {
+      // How much a program gets done before it is killed is the machine's affair: more programs, then.
+      for kill in 0..<5000 where kill < 500 || blocks <= 10_000 {
         let threads = kill % 3 + 1
         let program = try start(threads: threads, way: "nothing")
         _ = try program.process.readLines(until: "ready")
@@ -57,11 +58,14 @@ extension EndToEnd {
       let begun = ContinuousClock.now
       let first = try start(threads: 2, way: "nothing")
       _ = try first.process.readLines(until: "ready")
-      let whole = UInt32((ContinuousClock.now - begun) / .microseconds(1))
+      let whole = (ContinuousClock.now - begun) / .microseconds(1)
       var (without, refused, read) = (0, 0, 0)
-      for kill in 0..<150 {
+      // One measured start says little of the next ones on a busy machine: delays are of every order of magnitude, and
+      // where 150 of them were not enough, there are more, and longer ones.
+      for kill in 0..<3000 where kill < 150 || without == 0 || read <= 30 {
         let program = try start(threads: 2, way: "nothing")
-        let delay = UInt32.random(in: 0..<whole * 2, using: &random)
+        let longest = max(1000, whole) * 4 * Double(1 + kill / 150)
+        let delay = UInt32(min(1e6, exp(Double.random(in: log(100)..<log(longest), using: &random))))
         // Where in its start the program is killed is what is tried.
         letRun(microseconds: delay)
         program.process.signal(SIGKILL)

@@ -130,8 +130,22 @@ extension EndToEnd {
       _ = try process.wait()
     }
 
+    /// The test's consumer has lost its place, as is right where the machine keeps its thread from a processor for two
+    /// seconds.
+    private struct SentAway: Error {}
+
+    /// Once more where the consumer was sent away.
+    private func attending(_ body: () throws -> Void) throws {
+      for _ in 0..<10 {
+        do { return try body() } catch is SentAway { continue }
+      }
+      throw HarnessError("the consumer was sent away ten times")
+    }
+
     @Test("a lossless consumer gets every record of rings far too small, and a program waits for it")
-    func lossless() throws {
+    func lossless() throws { try attending(losslessly) }
+
+    private func losslessly() throws {
       let (process, directory) = try handoff(
         threads: 3, operations: 30_000, rounds: 1,
         environment: ["ALLOCS_RING": "16K", "ALLOCS_EVENTS_WAIT": "10000"])
@@ -149,8 +163,7 @@ extension EndToEnd {
       try wait(for: "the threads have done their work, and rest", of: process, pause: 200) {
         contents.read(segment, &cursors)
         for cursor in cursors { consumer.setPosition(cursor.position, ofRing: cursor.ring, in: segment) }
-        let isKept = consumer.keepAlive()
-        #expect(isKept)
+        guard consumer.keepAlive() else { throw SentAway() }
         let now = calls(segment)
         defer { last = now }
         return now == last && now > start + 150_000 && segment.threads.count { $0.state == .live } == 1
@@ -171,7 +184,9 @@ extension EndToEnd {
     }
 
     @Test("events are on while somebody wants them, and off again when the last goes, and for one whose life ended")
-    func switched() throws {
+    func switched() throws { try attending(switching) }
+
+    private func switching() throws {
       let (process, directory) = try handoff(threads: 2, operations: 0, rounds: 1, environment: [:])
       let segment = try Segment(path: directory.segment(of: process.pid))
       try process.send("\n")
@@ -182,15 +197,14 @@ extension EndToEnd {
         let consumer = try EventConsumer(to: segment, cursors: &cursors)
         func waitForRecords(_ count: UInt64) throws {
           try wait(for: "\(count) records are written", pause: 1000) {
-            guard consumer.keepAlive() else { throw HarnessError("the consumer was sent away") }
+            guard consumer.keepAlive() else { throw SentAway() }
             return written(segment) >= count
           }
         }
         try waitForRecords(100_000)
         do {
           let other = try EventConsumer(to: segment, cursors: &cursors)
-          let isAttached = other.isAttached
-          #expect(isAttached)
+          guard other.isAttached else { throw SentAway() }
         }
         // One of two has gone: events stay on for the other.
         try waitForRecords(written(segment) + 10_000)
@@ -202,6 +216,7 @@ extension EndToEnd {
       var contents = RingContents()
       try wait(for: "both threads have noted the gap", pause: 1000) {
         contents.read(segment, &cursors)
+        guard dead.keepAlive() else { throw SentAway() }
         return contents.events.count { $0.kind == .resumed } >= 2
       }
       #expect(contents.faults.prefix(5) == [])

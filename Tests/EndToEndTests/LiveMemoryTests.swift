@@ -34,9 +34,10 @@ extension EndToEnd {
       /// The second phase.
       func goOn() throws {
         // A record's time is told to a tick, 1/64 s, and the clock that the agent reads is behind by some milliseconds.
-        Thread.sleep(forTimeInterval: 0.1)
+        letRun(microseconds: 100_000)
         between = Date().timeIntervalSince1970
-        Thread.sleep(forTimeInterval: 0.1)
+        // As above.
+        letRun(microseconds: 100_000)
         try process.send("\n")
         second = try words()
       }

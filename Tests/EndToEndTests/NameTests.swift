@@ -112,13 +112,16 @@ extension EndToEnd {
         try Installation.path(of: "allocsctl"), "ps", "--socket", directory.file("silent.sock"),
       ]
       let outcome = try ChildProcess.run(
-        ["/usr/bin/python3", Programs.source("progress_terminal.py"), "5"] + command)
+        ["/usr/bin/python3", Programs.source("progress_terminal.py"), "6", "waiting for the server: "] + command)
       try #require(outcome.ending == .exit(0), "\(outcome)")
       let words = outcome.output.split(separator: " ", maxSplits: 1).map(String.init)
       #expect(words.first == "-2", "it ended by ^C: \(outcome.output)")
       let shown = try #require(words.last)
-      #expect(shown.hasPrefix("\\r\\e[Kwaiting for the server: 1."), "\(shown)")
-      #expect(shown.contains("waiting for the server: 2.") && shown.hasSuffix("\\r\\e[K\n"), "\(shown)")
+      #expect(shown.hasPrefix("\\r\\e[Kwaiting for the server: ") && shown.hasSuffix("\\r\\e[K\n"), "\(shown)")
+      // From the second second on, and each time another: 1.0, 1.3 and so on, or more where the machine is busy.
+      let seconds = shown.matches(of: #/server: ([0-9.]+) s/#).compactMap { Double($0.1) }
+      #expect(seconds.count >= 6 && seconds == seconds.sorted(), "\(shown)")
+      #expect(seconds.first ?? 0 >= 1 && seconds.last != seconds.first, "\(shown)")
       // Where nobody watches.
       let server = directory.file("gone.sock")
       let quiet = try ChildProcess.run([command[0], "ps", "--socket", server])

@@ -380,8 +380,8 @@ extension EndToEnd {
           try ChildProcess(
             [
               "python3", "-c",
-              "import socket,time\nall=[socket.create_connection(('127.0.0.1',\(port))) for _ in range(40)]\n"
-                + "print('on',flush=True)\ntime.sleep(100)",
+              "import socket,sys\nall=[socket.create_connection(('127.0.0.1',\(port))) for _ in range(40)]\n"
+                + "print('on',flush=True)\nsys.stdin.read()",
             ], environment: ChildProcess.baseEnvironment, conversing: true))
         _ = try silent.last?.readLine()
       }

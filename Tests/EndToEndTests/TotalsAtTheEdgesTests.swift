@@ -10,19 +10,6 @@ import Testing
 extension EndToEnd {
   @Suite("totals at the edges")
   struct TotalsAtTheEdges {
-    /// The totals of contexts whose stacks begin at a site, by the site's function.
-    private func sums(in segment: borrowing Segment, _ record: Record) -> [String: AllocatedTotal] {
-      var sums: [String: AllocatedTotal] = [:]
-      segment.forEachTotal { id, total in
-        guard let context = segment.context(id), let pc = segment.stack(ofNode: context.node).addresses.first,
-          let site = record.sites.values.first(where: { $0.start < pc && pc <= $0.end })
-        else { return }
-        sums[site.function, default: AllocatedTotal(bytes: 0, blocks: 0)].bytes += total.bytes
-        sums[site.function, default: AllocatedTotal(bytes: 0, blocks: 0)].blocks += total.blocks
-      }
-      return sums
-    }
-
     private func signalSafe() throws -> String { try Programs.path("signal_safe.c", options: ["-shared", "-fPIC"]) }
 
     @Test(
@@ -36,7 +23,7 @@ extension EndToEnd {
       let words = (program.said.first { $0.hasPrefix("plain ") } ?? "").split(separator: " ").map(String.init)
       try #require(words.count == 10)
       let segment = try program.openSegment()
-      let sums = sums(in: segment, record)
+      let sums = segment.totalsBySite(of: record)
       for (name, said) in zip(["plain", "zeroed", "grown", "aligned"], [1, 3, 5, 7]) {
         #expect(sums[name]?.blocks == UInt64(words[said]), "\(name)")
       }
@@ -72,7 +59,8 @@ extension EndToEnd {
         let difference = allocated > calls ? allocated - calls : calls - allocated
         #expect(difference <= (path == own ? 0 : 1), "\(path)")
       }
-      #expect(sums(in: try program.openSegment(), record)["malloc"]?.blocks ?? 0 > 0)
+      let sums = try program.openSegment().totalsBySite(of: record)
+      #expect(sums["malloc"]?.blocks ?? 0 > 0)
       try program.proceed()
       try program.finish()
     }
@@ -84,7 +72,8 @@ extension EndToEnd {
       ])
       let record = try program.reach(0)
       let segment = try program.openSegment()
-      #expect(sums(in: segment, record)["made"] == AllocatedTotal(bytes: 606, blocks: 6))
+      let sums = segment.totalsBySite(of: record)
+      #expect(sums["made"] == AllocatedTotal(bytes: 606, blocks: 6))
       // Nor at another place: what malloc, inside the operator, had counted is taken back.
       var others: UInt64 = 0
       segment.forEachTotal { id, total in

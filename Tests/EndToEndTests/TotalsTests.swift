@@ -24,19 +24,6 @@ extension EndToEnd {
       perThread.mapValues { AllocatedTotal(bytes: $0.bytes * count, blocks: $0.blocks * count) }
     }
 
-    /// The totals of contexts whose stacks begin at the record's sites.
-    private func sums(in segment: borrowing Segment, _ record: Record) -> Sums {
-      var sums: Sums = [:]
-      segment.forEachTotal { id, total in
-        guard let context = segment.context(id), let pc = segment.stack(ofNode: context.node).addresses.first,
-          let site = record.sites.values.first(where: { $0.start < pc && pc <= $0.end })
-        else { return }
-        sums[site.function, default: AllocatedTotal(bytes: 0, blocks: 0)].bytes += total.bytes
-        sums[site.function, default: AllocatedTotal(bytes: 0, blocks: 0)].blocks += total.blocks
-      }
-      return sums
-    }
-
     @Test(
       "each site's total is what its threads have allocated, whether slots are used again or not, in every mode",
       arguments: [("full", "", 4), ("site", "", 4), ("full", "1", 4), ("site", "", 64)])
@@ -49,7 +36,8 @@ extension EndToEnd {
       let segment = try program.openSegment()
       let hasTotals = segment.hasTotals
       #expect(hasTotals)
-      #expect(sums(in: segment, record) == Self.sums(ofThreads: UInt64(threads * waves)))
+      let before = segment.totalsBySite(of: record)
+      #expect(before == Self.sums(ofThreads: UInt64(threads * waves)))
       let (allocated, counted) = (segment.allocatedBlocks, segment.callSums?.allocations)
       #expect(allocated == counted)
       #expect(segment.contextsWithMoreLiveThanTotal() == [])
@@ -58,9 +46,10 @@ extension EndToEnd {
       _ = try program.process.readLines(until: "checkpoint 1")
       let own = try program.directory.segment(of: program.process.pid)
       let other = try #require(try program.directory.segments().first { $0 != own })
-      #expect(
-        sums(in: try Segment(path: other), record) == Self.sums(ofThreads: UInt64(threads * waves) + 1))
-      #expect(sums(in: segment, record) == Self.sums(ofThreads: UInt64(threads * waves)))
+      let ofChild = try Segment(path: other).totalsBySite(of: record)
+      #expect(ofChild == Self.sums(ofThreads: UInt64(threads * waves) + 1))
+      let after = segment.totalsBySite(of: record)
+      #expect(after == Self.sums(ofThreads: UInt64(threads * waves)))
       try program.proceed()
       try program.finish()
     }
@@ -92,7 +81,8 @@ extension EndToEnd {
       let kept = segment.allAllocations().filter { $0.size == 77 }
       #expect(kept.count == 80)
       #expect(kept.allSatisfy { segment.context($0.context) != nil })
-      #expect(sums(in: segment, record).isEmpty)
+      let sums = segment.totalsBySite(of: record)
+      #expect(sums.isEmpty)
       try program.proceed()
       _ = try program.process.readLines(until: "checkpoint 1")
       try program.proceed()

@@ -74,6 +74,15 @@ extension EndToEnd {
         return lines
       }
 
+      /// Sets the size, and waits for a screen that has the text and fits: one that was being drawn may come before.
+      func resize(columns: Int, rows: Int, until text: String) throws {
+        try tell("size \(columns) \(rows)")
+        try wait(for: "a screen of \(columns) columns and \(rows) rows with \"\(text)\"") {
+          let lines = try until(text)
+          return lines.count <= rows && lines.allSatisfy { $0.count <= columns }
+        }
+      }
+
       /// How the program ended; the terminal must be as it was.
       func end() throws -> String {
         let lines = try tell("end").suffix(5)
@@ -293,9 +302,7 @@ extension EndToEnd {
         try screen.until("paused")
         try screen.tell("keys p")
         for (columns, rows) in [(200, 50), (10, 3), (40, 8), (80, 24)] {
-          try screen.tell("size \(columns) \(rows)")
-          let lines = try screen.until(columns == 10 ? "…" : "BYTES")
-          #expect(lines.count <= rows && lines.allSatisfy { $0.count <= columns }, "\(lines)")
+          try screen.resize(columns: columns, rows: rows, until: columns == 10 ? "…" : "BYTES")
         }
         program.process.closeInput()
         _ = try program.process.wait()
@@ -444,7 +451,7 @@ extension EndToEnd {
       let program = try Growing()
       let server = try Server(program.directory)
       let watch = try ChildProcess(
-        [Installation.path(of: "allocsctl"), "growth", program.pid, "--for", "12s", "--every", "250ms", "--json"],
+        [Installation.path(of: "allocsctl"), "growth", program.pid, "--for", "14s", "--every", "250ms", "--json"],
         environment: ChildProcess.baseEnvironment.merging(
           ["ALLOCS_DIR": program.directory.path, "ALLOCS_SOCKET": server.socket]) { $1 })
       try program.go()
@@ -462,7 +469,7 @@ extension EndToEnd {
       #expect(verdicts["table"] == nil, "\(rows)")
       let leak = try #require(rows.first { ($0["site"] as? [String: Any])?["function"] as? String == "leak" })
       #expect(try #require(leak["survival"] as? Double) > 0.9, "\(leak)")
-      let text = try program.ask(["growth", program.pid, "--for", "3s", "--every", "200ms"])
+      let text = try program.ask(["growth", program.pid, "--for", "5s", "--every", "200ms"])
       #expect(text.contains("leak (growing.c:") && text.contains("grows by "), "\(text)")
       #expect(text.split(separator: "\n").allSatisfy { $0.count <= 80 })
       for arguments in [

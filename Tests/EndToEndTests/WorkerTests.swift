@@ -173,8 +173,11 @@ extension EndToEnd {
     func idle() throws {
       let stage = try Stage(options: ["--worker-idle", "1s"])
       for _ in 0..<2 {
-        #expect(try stage.status(Self.alice) == 200)
-        let worker = try stage.worker(of: Self.alice)
+        var status = 0
+        let worker = try stage.server.worker(of: #require(UInt32(Self.alice))) {
+          status = try stage.status(Self.alice)
+        }
+        #expect(status == 200)
         try wait(for: "the worker ends") { !stage.server.processes.contains(worker) }
       }
       #expect(try stage.server.metric("allocsd_workers_failed_total") == 0)

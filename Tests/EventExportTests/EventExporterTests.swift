@@ -319,10 +319,12 @@ struct EventExporterTests {
 
   @Test("a thousand that never read, and one that does", arguments: Method.allCases)
   func thousand(_ method: Method) throws {
-    var limit = rlimit()
-    getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
-    limit.rlim_cur = min(limit.rlim_max, 8192)
+    var before = rlimit()
+    getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &before)
+    var limit = rlimit(rlim_cur: min(before.rlim_max, 8192), rlim_max: before.rlim_max)
     setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
+    // Programs that other tests start later have the limit that they would have alone.
+    defer { setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &before) }
     let script = Script()
     let exporter = try exporter(method)
     var silent: [Int32] = []

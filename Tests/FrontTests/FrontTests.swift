@@ -156,20 +156,18 @@ struct FrontTests {
     "a slow request gets its answer while silent connections, ten times as many as there is room for, come and stay")
   func silence() throws {
     let (listener, port) = try ListenAddress("127.0.0.1:0").listen()
-    var ends: [Int32] = [0, 0]
-    try #require(pipe(&ends) == 0)
-    let control = ends
+    let control = try makePipe()
     let thread = Thread {
       Front(listener: listener, token: Self.token) { () throws(Complaint) in
         throw Complaint(.shortage, what: "reached the server", advice: "")
-      }.run(control: control[0]) { false }
+      }.run(control: control.read) { false }
       close(listener)
-      close(control[0])
+      close(control.read)
     }
     thread.start()
-    defer { close(control[1]) }
+    defer { close(control.write) }
     func connection() throws -> Int32 {
-      let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+      let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
       var address = sockaddr_in()
       (address.sin_family, address.sin_port) = (sa_family_t(AF_INET), port.bigEndian)
       inet_pton(AF_INET, "127.0.0.1", &address.sin_addr)

@@ -313,15 +313,14 @@ struct RetentionTests {
     let words = ["/usr/bin/python3", "-c", script, path]
     let arguments: [UnsafeMutablePointer<CChar>?] = words.map { strdup($0) } + [nil]
     defer { for argument in arguments { free(argument) } }
-    var ends: [Int32] = [0, 0]
-    try #require(pipe(&ends) == 0)
-    _ = fcntl(ends[1], F_SETFD, FD_CLOEXEC)
+    let ends = try makePipe()
     var actions = posix_spawn_file_actions_t()
     posix_spawn_file_actions_init(&actions)
-    posix_spawn_file_actions_adddup2(&actions, ends[0], 0)
+    posix_spawn_file_actions_adddup2(&actions, ends.read, 0)
     try #require(posix_spawn(&child, words[0], &actions, nil, arguments, environ) == 0)
     defer {
-      for end in ends { close(end) }
+      close(ends.read)
+      close(ends.write)
       var status: Int32 = 0
       waitpid(child, &status, 0)
     }

@@ -87,7 +87,7 @@ struct UnixSocketTests {
   @Test("the peer of a connection is the process that made it")
   func peer() throws {
     var descriptors: [Int32] = [0, 0]
-    #expect(socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0, &descriptors) == 0)
+    #expect(socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0, &descriptors) == 0)
     let end = UnixSocket(adopting: descriptors[0])
     let otherEnd = UnixSocket(adopting: descriptors[1])
     #expect(try end.peer() == Peer(processID: getpid(), userID: geteuid()))

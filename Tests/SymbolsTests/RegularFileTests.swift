@@ -60,7 +60,7 @@ import Testing
     var events = [UInt8](repeating: 0, count: 4096)
     #expect(read(watch, &events, events.count) == -1 && errno == EAGAIN)
     // The watch does see an opening.
-    close(open(pipe, O_RDONLY | O_NONBLOCK))
+    close(open(pipe, O_RDONLY | O_NONBLOCK | O_CLOEXEC))
     #expect(read(watch, &events, events.count) > 0)
   }
 }

@@ -154,16 +154,12 @@ import Testing
     ])
   func hostile(_ types: String) throws {
     let (program, storage) = try assemble(Self.abbreviations, Self.variable("t") + types)
-    let clock = ContinuousClock()
     let symbolizer = Symbolizer(debugRoots: [])
-    let elapsed = clock.measure {
-      for offset: UInt64 in [0, 1, 63, 4096] {
-        let found = symbolizer.variable(at: storage + offset + TestProgram.bias, in: program.module)
-        #expect((found?.path.utf8.count ?? 0) < 2000)
-      }
+    // Without a limit it would never end, and .bounded would end the run.
+    for offset: UInt64 in [0, 1, 63, 4096] {
+      let found = symbolizer.variable(at: storage + offset + TestProgram.bias, in: program.module)
+      #expect((found?.path.utf8.count ?? 0) < 2000)
     }
-    // Not a matter of speed: without a limit it would never end.
-    #expect(elapsed < .seconds(60))
   }
 
   @Test("thousands of nested structures are followed to a limit")

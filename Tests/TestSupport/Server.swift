@@ -38,10 +38,12 @@ package final class Server {
     return [process.pid] + children.split(separator: " ").compactMap { Int32($0) }
   }
 
-  /// The process that answers about `user`'s processes, once there is one.
-  package func worker(of user: UInt32 = geteuid()) throws -> Int32 {
+  /// The process that answers about `user`'s processes, once there is one. `whileAsking`: what makes it start, again
+  /// and again, where a worker may have gone before it is seen.
+  package func worker(of user: UInt32 = geteuid(), whileAsking ask: () throws -> Void = {}) throws -> Int32 {
     var found: Int32?
     try wait(for: "a worker of user \(user)", of: process) {
+      try ask()
       found = processes.dropFirst().first { id in
         let status = (try? String(contentsOfFile: "/proc/\(id)/status", encoding: .utf8)) ?? ""
         return status.contains("Name:\tallocsd-worker\n") && status.contains("Uid:\t\(user)\t\(user)\t")

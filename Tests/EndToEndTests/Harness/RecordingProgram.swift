@@ -88,6 +88,19 @@ extension Segment {
     return sum
   }
 
+  /// The totals of contexts whose stacks begin at the record's sites, by the site's function.
+  func totalsBySite(of record: Record) -> [String: AllocatedTotal] {
+    var sums: [String: AllocatedTotal] = [:]
+    forEachTotal { id, total in
+      guard let context = context(id), let pc = stack(ofNode: context.node).addresses.first,
+        let site = record.sites.values.first(where: { $0.start < pc && pc <= $0.end })
+      else { return }
+      sums[site.function, default: AllocatedTotal(bytes: 0, blocks: 0)].bytes += total.bytes
+      sums[site.function, default: AllocatedTotal(bytes: 0, blocks: 0)].blocks += total.blocks
+    }
+    return sums
+  }
+
   /// Contexts in which more lives than was ever allocated.
   func contextsWithMoreLiveThanTotal() -> [UInt32] {
     var live: [UInt32: (bytes: UInt64, blocks: UInt64)] = [:]

@@ -13,6 +13,8 @@
 enum { PLACES = 512 };
 static _Atomic(void *) places[PLACES];
 static long operations;
+// No thread ends before each has called, and so has a slot and a ring of its own.
+static pthread_barrier_t together;
 
 static void *work(void *argument) {
   uint64_t random = (uintptr_t)argument * 0x9E3779B97F4A7C15u + 1;
@@ -32,6 +34,7 @@ static void *work(void *argument) {
     }
     free(atomic_exchange(&places[(value >> 50) % PLACES], block));
   }
+  pthread_barrier_wait(&together);
   return NULL;
 }
 
@@ -40,6 +43,7 @@ int main(int argc, char **argv) {
   int threads = atoi(argv[1]), rounds = atoi(argv[3]);
   operations = atol(argv[2]);
   setvbuf(stdout, NULL, _IOLBF, 4096);
+  pthread_barrier_init(&together, NULL, (unsigned)threads);
   for (int round = 0;; round++) {
     printf("round %d\n", round);
     if (round == rounds || getchar() == EOF) return 0;

@@ -1,6 +1,7 @@
 # A client of allocsd that means no good: hostile_client.py SOCKET WHAT [NUMBER | PID ADDRESS]. Says what came of it, a word a line.
 import socket
 import sys
+import threading
 import time
 
 path, what = sys.argv[1:3]
@@ -31,20 +32,30 @@ if what == "silence":
     print("held", len(held), failed, flush=True)
     sys.stdin.read()
 elif what == "until-refused":
-    # One question after another, each on a connection of its own, until one is refused for want of room.
-    words, over = b"no room for another connection of yours", time.monotonic() + 100
-    while time.monotonic() < over:
-        answer = b""
-        try:
-            connection = connect()
-            connection.sendall(b"GET /v1/processes HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-            while piece := connection.recv(65536):
-                answer += piece
-        except OSError:
-            pass
-        if b" 503 " in answer[:20] and words in answer:
-            print(words.decode())
-            break
+    # Questions, each on a connection of its own, until one is refused for want of room. Several at a time, as there may be
+    # none for a moment only.
+    words, over, refused = b"no room for another connection of yours", time.monotonic() + 100, threading.Event()
+
+    def ask():
+        while time.monotonic() < over and not refused.is_set():
+            answer = b""
+            try:
+                connection = connect()
+                connection.sendall(b"GET /v1/processes HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                while piece := connection.recv(65536):
+                    answer += piece
+            except OSError:
+                pass
+            if b" 503 " in answer[:20] and words in answer:
+                refused.set()
+
+    askers = [threading.Thread(target=ask) for _ in range(8)]
+    for asker in askers:
+        asker.start()
+    for asker in askers:
+        asker.join()
+    if refused.is_set():
+        print(words.decode())
 elif what == "flood":
     # A body of a gibibyte, as far as the server takes it; then the start of its answer.
     connection = connect()

@@ -5,27 +5,17 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "call_stacks.h"
+
 static void *volatile sink;
 
-static void left(unsigned level);
-static void right(unsigned level);
-
-// What comes behind the calls keeps the frame.
-#define STEP(name) \
-  __attribute__((noinline)) static void name(unsigned level) { \
-    if (level == 0) { \
-      sink = malloc(24); \
-    } else { \
-      left(level - 1); \
-      right(level - 1); \
-    } \
-    __asm__ volatile(""); \
-  }
-STEP(left)
-STEP(right)
+static void innermost(int unused) {
+  (void)unused;
+  sink = malloc(24);
+}
 
 int main(int count, char **arguments) {
-  left(count > 1 ? (unsigned)atoi(arguments[1]) : 14);
+  on_each_stack(count > 1 ? atoi(arguments[1]) : 14, 0);
   puts("ready");
   fflush(stdout);
   char byte;

@@ -7,26 +7,16 @@
 
 #include <errno.h>
 
+#include "call_stacks.h"
 #include "record.h"
 
 static void *volatile sink;
-static void left(unsigned level);
-static void right(unsigned level);
 
-// What comes behind the calls keeps the frame.
-#define STEP(name)                                            \
-  __attribute__((noinline)) static void name(unsigned level) { \
-    if (level == 0) {                                         \
-      sink = malloc(24);                                      \
-      free(sink);                                             \
-    } else {                                                  \
-      left(level - 1);                                        \
-      right(level - 1);                                       \
-    }                                                         \
-    __asm__ volatile("");                                     \
-  }
-STEP(left)
-STEP(right)
+static void innermost(int unused) {
+  (void)unused;
+  sink = malloc(24);
+  free(sink);
+}
 
 int main(int argc, char **argv) {
   if (argc != 2) record_fail("usage: retried DIRECTORY");
@@ -37,13 +27,13 @@ int main(int argc, char **argv) {
   if (file < 0) record_fail("cannot make a file");
   for (size_t size = sizeof zeros; size > 0;)
     if (write(file, zeros, size) <= 0) size /= 2;
-  for (int i = 0; i < 3; i++) left(14);
+  for (int i = 0; i < 3; i++) on_each_stack(14, 0);
   record_wait(0);
   unlink(path);
   close(file);
   // The agent asks for memory again a second after it was refused some.
   usleep(1500000);
-  left(14);
+  on_each_stack(14, 0);
   record_wait(1);
   return 0;
 }

@@ -168,10 +168,18 @@ FRAME static void descend(int depth, int end, int every) {
 
 static volatile int may_allocate;
 static volatile long interruptions;
+static int rearmed;
+// Each signal asks for the next one: where a handler takes longer than that time, a timer that went on by itself would
+// interrupt the same instruction again and again.
+static void start_timer(int microseconds) {
+  struct itimerval once = {{0, 0}, {0, microseconds}};
+  if (setitimer(ITIMER_REAL, &once, NULL) != 0) stacks_fail("setitimer");
+}
 static void on_timer(int signal) {
   (void)signal;
   interruptions++;
   if (may_allocate && stacks_used < 3000) STACKS_ALLOCATE(stacks_walk, STACKS_PREFIX, 48);
+  start_timer(rearmed);
 }
 FRAME static void handled(int signal) {
   (void)signal;
@@ -185,10 +193,6 @@ FRAME static void work(int depth) {
   if (depth > 0) work(depth - 1);
   for (int i = 0; i < 50; i++) random_number(7);
   STACKS_BARRIER;
-}
-static void start_timer(int microseconds) {
-  struct itimerval interval = {{0, microseconds}, {0, microseconds}};
-  if (setitimer(ITIMER_REAL, &interval, NULL) != 0) stacks_fail("setitimer");
 }
 static void catch_signal(int signal, void (*handler)(int), int flags) {
   struct sigaction action;
@@ -212,7 +216,8 @@ FRAME static void raise_within(int depth) {
 }
 static void timed(int flags) {
   catch_signal(SIGALRM, on_timer, flags);
-  start_timer(1000);
+  rearmed = 1000;
+  start_timer(rearmed);
   may_allocate = 1;
   // The handler allocates, so nothing here may.
   while (interruptions < 300) work((int)random_number(40));
@@ -223,6 +228,7 @@ static void timed(int flags) {
     for (int i = 0; i < 64; i++) blocks[i] = malloc(random_number(2000));
     for (int i = 0; i < 64; i++) free(blocks[i]);
   }
+  rearmed = 0;
   start_timer(0);
 }
 

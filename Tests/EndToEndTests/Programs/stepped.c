@@ -13,7 +13,9 @@
 #include <sys/wait.h>
 #include <ucontext.h>
 
+#include "call_stacks.h"
 #include "record.h"
+#include "stepping.h"
 
 enum { trap_flag = 0x100 };
 static volatile sig_atomic_t is_child;
@@ -45,14 +47,6 @@ static void on_trap(int number, siginfo_t *info, void *context) {
   errno = before;
 }
 
-static inline void set_trap_flag(void) {
-  __asm__ volatile("pushfq; orq $0x100, (%%rsp); popfq" ::: "memory", "cc");
-}
-
-static inline void clear_trap_flag(void) {
-  __asm__ volatile("pushfq; andq $~0x100, (%%rsp); popfq" ::: "memory", "cc");
-}
-
 // What a child does once it is out of the interrupted call.
 static void leave_child(void) {
   void *blocks[200];
@@ -76,7 +70,7 @@ static void leave_child(void) {
 static void *kept[64];
 static int kept_count;
 
-__attribute__((noinline)) static void operate(int kind) {
+__attribute__((noinline)) static void innermost(int kind) {
   void *block = NULL;
   switch (kind) {
     case 0: STEPPED(block = malloc(40)); break;
@@ -101,21 +95,6 @@ __attribute__((noinline)) static void operate(int kind) {
     default: return;
   }
   kept[kept_count++ % 64] = block;
-}
-
-// Two functions that call each other in an order of `path`'s bits: each path is a new call stack.
-__attribute__((noinline)) static void left(unsigned path, int depth, int kind);
-__attribute__((noinline)) static void right(unsigned path, int depth, int kind) {
-  if (depth == 0) operate(kind);
-  else if (path & 1) left(path >> 1, depth - 1, kind);
-  else right(path >> 1, depth - 1, kind);
-  __asm__ volatile("" ::: "memory");
-}
-static void left(unsigned path, int depth, int kind) {
-  if (depth == 0) operate(kind);
-  else if (path & 1) left(path >> 1, depth - 1, kind);
-  else right(path >> 1, depth - 1, kind);
-  __asm__ volatile("" ::: "memory");
 }
 
 int main(int argc, char **argv) {

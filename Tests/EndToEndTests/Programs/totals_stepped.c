@@ -9,7 +9,9 @@
 #include <signal.h>
 #include <ucontext.h>
 
+#include "call_stacks.h"
 #include "record.h"
+#include "stepping.h"
 
 SITE_BOUNDS(plain) SITE_BOUNDS(zeroed) SITE_BOUNDS(grown) SITE_BOUNDS(aligned) SITE_BOUNDS(handled)
 SITE(plain) static void *plain(size_t size) { void *p = malloc(size); KEEP(p); return p; }
@@ -28,15 +30,14 @@ static void on_trap(int number) {
   blocks[handler_blocks++] = (struct record_block){(uint64_t)handled(71), 71, 0, 4, 0};
 }
 
-// The trap comes behind the instruction that follows the popfq.
-#define STEPPED(statement)                                                               \
-  do {                                                                                   \
-    __asm__ volatile("pushfq; orq $0x100, (%%rsp); popfq" ::: "memory", "cc");          \
-    statement;                                                                           \
-    __asm__ volatile("pushfq; andq $~0x100, (%%rsp); popfq" ::: "memory", "cc");        \
+#define STEPPED(statement)  \
+  do {                      \
+    set_trap_flag();        \
+    statement;              \
+    clear_trap_flag();      \
   } while (0)
 
-__attribute__((noinline)) static void operate(int kind) {
+__attribute__((noinline)) static void innermost(int kind) {
   void *block = NULL;
   switch (kind) {
     case 0: STEPPED(block = plain(40)); calls[0]++; break;
@@ -47,21 +48,6 @@ __attribute__((noinline)) static void operate(int kind) {
     default: break;
   }
   STEPPED(free(block));
-}
-
-// Two functions that call each other in an order of `path`'s bits: each path is a new call stack.
-__attribute__((noinline)) static void left(unsigned path, int depth, int kind);
-__attribute__((noinline)) static void right(unsigned path, int depth, int kind) {
-  if (depth == 0) operate(kind);
-  else if (path & 1) left(path >> 1, depth - 1, kind);
-  else right(path >> 1, depth - 1, kind);
-  __asm__ volatile("" ::: "memory");
-}
-static void left(unsigned path, int depth, int kind) {
-  if (depth == 0) operate(kind);
-  else if (path & 1) left(path >> 1, depth - 1, kind);
-  else right(path >> 1, depth - 1, kind);
-  __asm__ volatile("" ::: "memory");
 }
 
 int main(void) {
