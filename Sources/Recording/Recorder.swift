@@ -171,7 +171,9 @@ public final class Recorder {
     var count = 0
     do throws(Complaint) {
       let now = nanoseconds(of: CLOCK_MONOTONIC)
+      let began = writer.stampNow
       count = try source.read(limit: shared.segment.ringCapacity, now: now, into: &receiver).records
+      writer.noteRead(since: began)
     } catch {
       guard shared.segment.isBroken else { throw Self.cannotRecord(shared, error) }
     }

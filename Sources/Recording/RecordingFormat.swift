@@ -50,6 +50,7 @@ public enum RecordingFormat {
     case damagedRings = 11
     case madeNames = 12
     case totals = 13
+    case netEffect = 14
   }
 
   /// The payload is a zstd frame.
@@ -82,7 +83,7 @@ package struct ChunkHeader: Equatable {
   package var events: UInt32 = 0
   /// Events in all chunks before it.
   package var eventsBefore: UInt64 = 0
-  /// The least and the greatest stamp in the chunk; 0 if it has no events.
+  /// The least and the greatest stamp in the chunk, or of the span of a net effect; 0 of others.
   package var firstStamp: UInt64 = 0
   package var lastStamp: UInt64 = 0
   var payloadChecksum: UInt32 = 0

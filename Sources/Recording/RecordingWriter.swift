@@ -24,6 +24,11 @@ final class RecordingWriter {
   let shared: SharedSegment
   private let compressor: ChunkCompressor?
   private var encoder = EventEncoder()
+  private let spans = SpanWorker()
+  /// The rings that had records: a bit for each.
+  private var knownRings: [UInt64] = []
+  /// No events with stamps up to this one are expected any more.
+  private var completeUntil: UInt64 = 0
   private var chunks: UInt32 = 0
   private var eventsInChunks: UInt64 = 0
   private var losses: [RecordedLoss] = []
@@ -78,6 +83,7 @@ final class RecordingWriter {
 
   /// The bytes that are to be written next; the writer keeps none of them.
   func takeOutput() -> [UInt8] {
+    appendEffects(all: false)
     collect(all: false)
     defer { output.removeAll(keepingCapacity: true) }
     return output
@@ -126,10 +132,13 @@ final class RecordingWriter {
   /// Adds records of one ring, of which the first has the position `first`.
   func append(_ records: UnsafeBufferPointer<allocs_event>, ring: Int, first: UInt64) {
     for record in records { note(record) }
+    noteGaps(in: records, ring: ring)
     var rest = records
     var position = first
     while !rest.isEmpty {
       let taken = encoder.add(rest, ring: ring, first: position, number: number(ofContext:))
+      // bounded: the encoder takes no more than there are
+      spans.append(UnsafeBufferPointer(rebasing: rest.prefix(taken)), completeUntil: completeUntil)
       events &+= UInt64(truncatingIfNeeded: taken)
       position &+= UInt64(truncatingIfNeeded: taken)
       rest = UnsafeBufferPointer(rebasing: rest[taken...])
@@ -137,9 +146,30 @@ final class RecordingWriter {
     }
   }
 
+  /// Events were off for a thread whose records came before: what it did meanwhile is missing, and
+  /// nobody counts it.
+  private func noteGaps(in records: UnsafeBufferPointer<allocs_event>, ring: Int) {
+    guard let id = UInt32(exactly: ring), id < ALLOCS_RING_COUNT else { return }
+    let isKnown = Self.contains(knownRings, id)
+    Self.insert(id, into: &knownRings)
+    let further = isKnown ? records[...] : records.dropFirst()
+    if further.contains(where: { allocs_event_kind_of($0.place) == Event.Kind.resumed.rawValue }) { spans.listAll() }
+  }
+
+  /// Notes that all rings were read since the stamp `began`. Stamps of events that come later are
+  /// greater, but for the time that a thread takes between its stamp and its record: most of it is
+  /// the timer's period by which the clock lags behind, and the time without a processor.
+  func noteRead(since began: UInt64) {
+    completeUntil = max(completeUntil, began > Self.lateness ? began &- Self.lateness : 0)
+  }
+
+  /// Nanoseconds. An event that comes later costs the net effect of its span.
+  private static let lateness: UInt64 = 50_000_000
+
   /// Notes events that are missing.
   func lose(_ loss: RecordedLoss) {
     lost &+= loss.count
+    spans.listAll()
     losses.append(loss)
     if losses.count >= 4096 { appendLosses() }
   }
@@ -147,6 +177,7 @@ final class RecordingWriter {
   /// Notes that nothing more is read from a ring, as its header contradicts itself.
   func noteDamage(ofRing ring: Int) {
     damagedRings &+= 1
+    spans.listAll()
     append(.damagedRings, TableCoding.encode([DamagedRing(ring: UInt32(clamping: ring), stamp: stampNow)]))
   }
 
@@ -165,6 +196,17 @@ final class RecordingWriter {
     header.lastStamp = encoder.lastStamp
     append(header, encoder.take())
     eventsInChunks &+= UInt64(truncatingIfNeeded: header.events)
+    spans.endChunk(seen: eventsInChunks, completeUntil: completeUntil)
+    appendEffects(all: false)
+  }
+
+  private func appendEffects(all: Bool) {
+    for var effect in spans.take(all: all) {
+      for index in effect.born.indices { effect.born[index].context = number(ofContext: effect.born[index].context) }
+      var header = ChunkHeader(kind: RecordingFormat.ChunkKind.netEffect.rawValue)
+      (header.firstStamp, header.lastStamp) = (effect.from, effect.until)
+      append(header, effect.encoded())
+    }
   }
 
   private func appendLosses() {
@@ -177,6 +219,10 @@ final class RecordingWriter {
   /// why the recording ends.
   func finish(_ end: RecordingEnd, symbolizer: Symbolizer?) {
     appendEvents()
+    if eventsInChunks > 0 {
+      spans.endChunk(seen: eventsInChunks, completeUntil: .max)
+      appendEffects(all: true)
+    }
     if let symbolizer { appendNames(symbolizer) }
     var bytes: [UInt8] = []
     bytes.append(number: end.rawValue)
