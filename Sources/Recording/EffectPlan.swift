@@ -5,7 +5,7 @@
 // event of the span; the headers of chunks say so. And it may be used if no event before its end is
 // missing (`Recording.effect`).
 //
-// A file may have any effects. Those that begin nowhere after the end of the one before are left
+// A file may have any effects. Effects that don't begin after the end of the one before are left
 // out, so a replay goes through spans in the order of time. Between spans chunks are unpacked, a
 // chunk for each of two spans that it lies in, as a rule; a file whose effects want more of it than
 // that has them no longer (`unpack`).

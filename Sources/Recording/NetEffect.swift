@@ -11,20 +11,21 @@
 //   block at its base lives
 //
 // The history of a process is legal (allocs_ring.h): a block is born only where none lives. So the
-// blocks of the second row need no row in an effect. But where an event is missing, a block may seem
-// to live on until another is born at its base. So once events are missing, effects list the bases
+// blocks of the second row need no row in an effect. But where an event is missing, a block may
+// seem to live on until another is born at its base. So once events are missing, effects list bases
 // of the second row, too (`passing`); and no other effects are used from the first missing event on
 // (`Recording.effect`).
 //
 // Threat: a file may have any effect. It is applied to a state only if it fits it: all that ended
-// lived, with the bytes that the effect has for it, and nothing lived where a block was born. One that
-// doesn't fit is not used, and the events of its span are. One that fits and lies is believed, as a
-// recording whose events lie is: the numbers stay those of the table of blocks, so nothing traps.
+// lived, with the bytes that the effect has for it, and nothing lived where a block was born. If it
+// doesn't fit, it is not used, and the events of its span are. An effect that fits and lies is
+// believed, as a recording whose events lie is: the numbers stay those of the table of blocks, so
+// nothing traps.
 
 import IndexReader
 import SharedLayout
 
-/// What the events of a span changed.
+/// The change that the events of a span made.
 struct NetEffect: Equatable {
   /// The span: events with these stamps, the last one included.
   var from: UInt64
@@ -52,12 +53,22 @@ struct NetEffect: Equatable {
 
   /// Kinds of events that are counted: those with lower numbers.
   static let kinds = 16
+
+  /// Bases and blocks that an effect has at most, all three lists together.
+  static let rowLimit = 1 << 18
+
+  /// Blocks and bases that it has.
+  var rows: Int { ended.count &+ born.count &+ passing.count }
 }
 
 // MARK: coding
 
 extension NetEffect {
-  /// Bytes of memory that a byte of a payload becomes at most: a base of eight takes one byte.
+  /// Bytes of a payload at most: of a row with a kind of its own, five numbers.
+  static let payloadLimit = 512 &+ rowLimit &* 5 &* FastNumbers.longest
+
+  /// Bytes of memory that a byte of a payload becomes at most, with itself: a block and its base of
+  /// 32 bytes take three.
   static let unpackedMemory = 12
 
   private struct Kind: Hashable {
@@ -106,7 +117,7 @@ extension NetEffect {
     for number in numbers { bytes.append(number: number) }
     var ticks: UInt32 = 0
     for block in born {
-      bytes.append(signed: Int64(Int32(bitPattern: block.ticks &- ticks)))
+      bytes.append(signed: Int64(truncatingIfNeeded: Int32(bitPattern: block.ticks &- ticks)))
       ticks = block.ticks
     }
     return bytes
@@ -125,8 +136,12 @@ extension NetEffect {
     endedBytes = try reader.number()
     listsAll = try reader.number() != 0
     let (passingCount, endedCount, bornCount) = (try reader.count(), try reader.count(), try reader.count(of: 3))
+    // bounded: counts are not more than a payload has bytes
+    guard passingCount &+ endedCount &+ bornCount <= Self.rowLimit else { throw MalformedChunk() }
+    let kindCount = try reader.count(of: 2)
     var list: [Kind] = []
-    for _ in 0..<(try reader.count(of: 2)) {  // bounded: a count is not negative
+    list.reserveCapacity(kindCount)
+    for _ in 0..<max(kindCount, 0) {
       let kind = Kind(context: try reader.number32(), size: try reader.number())
       guard kind.size <= ReplayedBlock.sizeLimit else { throw MalformedChunk() }
       list.append(kind)
@@ -134,6 +149,7 @@ extension NetEffect {
     passing = try Self.bases(passingCount, from: &reader)
     ended = try Self.bases(endedCount, from: &reader)
     let bases = try Self.bases(bornCount, from: &reader)
+    born.reserveCapacity(bases.count)
     for base in bases {
       guard let number = Int(exactly: try reader.number()), number < list.count else { throw MalformedChunk() }
       born.append(ReplayedBlock(base: base, size: list[number].size, context: list[number].context, ticks: 0))
@@ -143,7 +159,9 @@ extension NetEffect {
       ticks = ticks &+ UInt32(truncatingIfNeeded: try reader.signed())
       born[index].ticks = ticks & ALLOCS_TICK_MASK
     }
-    guard reader.isAtEnd, from <= until else { throw MalformedChunk() }
+    guard reader.isAtEnd, from <= until, peakBytes == 0 || from <= peakStamp && peakStamp <= until else {
+      throw MalformedChunk()
+    }
   }
 
   /// Bases that rise.
@@ -152,7 +170,7 @@ extension NetEffect {
     guard count <= reader.remaining else { throw MalformedChunk() }
     bases.reserveCapacity(count)
     var last: UInt64?
-    for _ in 0..<max(count, 0) {
+    for _ in 0..<max(count, 0) {  // bounded: a count is not negative
       let step = distance(try reader.number())
       let base = (last ?? 0) &+ step
       guard base >> 48 == 0, last.map({ base > $0 }) ?? true else { throw MalformedChunk() }
@@ -176,7 +194,7 @@ extension Replay {
     guard bytes == effect.endedBytes, effect.passing.allSatisfy({ blocks[$0] == nil }) else { return false }
     var place = 0
     for block in effect.born where blocks[block.base] != nil {
-      // Both lists are sorted.
+      // `born` and `ended` are sorted.
       while place < effect.ended.count, effect.ended[place] < block.base { place &+= 1 }
       guard place < effect.ended.count, effect.ended[place] == block.base else { return false }
     }

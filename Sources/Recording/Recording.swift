@@ -671,16 +671,18 @@ public final class Recording: OriginTables {
 
   /// The net effects in the order of their spans, where they may be used.
   func effectPlan() -> EffectPlan {
-    guard usesEffects, !effectChunks.isEmpty else { return EffectPlan() }
+    guard usesEffects, !effectChunks.isEmpty, !eventChunks.isEmpty else { return EffectPlan() }
     return EffectPlan(effectChunks.map(\.header), of: eventChunks.map(\.header))
   }
 
-  /// The net effect in a chunk of an `EffectPlan`; nil if it may not be used.
-  func effect(_ span: EffectPlan.Span) -> NetEffect? {
+  /// The net effect in a chunk of an `EffectPlan`; nil if it may not be used. `share`: of effects,
+  /// of which one at a time is in memory.
+  func effect(_ span: EffectPlan.Span, _ share: MemoryShare) -> NetEffect? {
     let (offset, header) = effectChunks[span.index]
-    let share = MemoryShare()
-    guard share.hold(Int(truncatingIfNeeded: header.unpacked) &* NetEffect.unpackedMemory) else { return nil }
     do throws(MalformedChunk) {
+      let size = Int(truncatingIfNeeded: header.unpacked)
+      guard size <= NetEffect.payloadLimit else { throw MalformedChunk() }
+      guard share.hold(size &* NetEffect.unpackedMemory) else { return nil }
       let effect = try NetEffect(
         Self.unpack(header, bytes(at: offset, Int(truncatingIfNeeded: header.stored))))
       guard effect.from == span.from, effect.until == span.until else { throw MalformedChunk() }

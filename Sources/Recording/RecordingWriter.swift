@@ -29,6 +29,8 @@ final class RecordingWriter {
   private var knownRings: [UInt64] = []
   /// No events with stamps up to this one are expected any more.
   private var completeUntil: UInt64 = 0
+  /// When the last reading of all rings began; 0 before the first.
+  private var lastRead: UInt64 = 0
   private var chunks: UInt32 = 0
   private var eventsInChunks: UInt64 = 0
   private var losses: [RecordedLoss] = []
@@ -156,11 +158,20 @@ final class RecordingWriter {
     if further.contains(where: { allocs_event_kind_of($0.place) == Event.Kind.resumed.rawValue }) { spans.listAll() }
   }
 
-  /// Notes that all rings were read since the stamp `began`. Stamps of events that come later are
+  /// Notes that all rings are read from now on, until `endRead`.
+  func beginRead() {
+    let now = stampNow
+    // The process may have taken the recorder for dead, and turned events off for a while. Of a
+    // thread that had no record before, `noteGaps` can't tell.
+    if lastRead != 0, now > lastRead, now &- lastRead > ALLOCS_LEASE_NANOSECONDS / 2 { spans.listAll() }
+    lastRead = now
+  }
+
+  /// Notes that all rings were read since `beginRead`. Stamps of events that come later are
   /// greater, but for the time that a thread takes between its stamp and its record: most of it is
   /// the timer's period by which the clock lags behind, and the time without a processor.
-  func noteRead(since began: UInt64) {
-    completeUntil = max(completeUntil, began > Self.lateness ? began &- Self.lateness : 0)
+  func endRead() {
+    completeUntil = max(completeUntil, lastRead > Self.lateness ? lastRead &- Self.lateness : 0)
   }
 
   /// Nanoseconds. An event that comes later costs the net effect of its span.

@@ -181,16 +181,18 @@ extension Recording {
   /// any that may be used, and by events elsewhere.
   private func run(_ course: inout Course, through end: UInt64) {
     var plan = effectPlan()
+    let share = MemoryShare()
+    var meter = BudgetMeter(interval: 1)
     // The stamp up to which, but not with which, all is done.
     var position: UInt64 = 0
     var place = 0
-    while position <= end {
+    while position <= end, meter.goesOn() {
       course.keep(before: position)
       while place < plan.spans.count, plan.spans[place].from < position { place &+= 1 }
       let span = place < plan.spans.count ? plan.spans[place] : nil
       var next: UInt64?
       if let span, span.from == position, span.until <= end, !course.keeps(within: span.from, span.until),
-        let effect = effect(span), plan.isWhole(effect), course.apply(effect)
+        let effect = effect(span, share), plan.isWhole(effect), course.apply(effect)
       {
         next = span.until
       } else {
@@ -205,7 +207,7 @@ extension Recording {
         }
         next = last
       }
-      guard let next, next < .max, Budget.current?.isExhausted != true else { return }
+      guard let next, next < .max else { return }
       position = next &+ 1
     }
     course.keep(before: position)

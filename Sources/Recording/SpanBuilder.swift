@@ -10,11 +10,16 @@
 //   effect has a hundredth of the rows that it would have elsewhere. That number needs no table: it
 //   is allocations less frees.
 // - An effect's rows take room in the file, and time to read. A span with too many rows for its
-//   events goes on; if it still has when it is long, it gets no effect, and its events are unpacked.
-// - Where events are missing, effects list all bases (NetEffect), and spans become longer.
+//   events goes on; if it still has when it is long, it gets no effect, and its events are
+//   unpacked. While it goes on, a second span begins where it might have ended, and wins if it gets
+//   few rows first. So the start of a program, which makes what stays, doesn't weigh on the spans
+//   after it.
+// - Where events are missing, effects list all bases (NetEffect), and spans become longer. Rows of
+//   bases only become more: a span that has too many of them even for a long one is without hope,
+//   and nothing is done for the next events, each time for more of them. Else a recorder that has
+//   lost events, because it had no time, would have less.
 //
-// Memory is bounded: events wait until they are `Limits.least` and no older ones are expected, 2^20
-// of 32 bytes at most; and rows have a limit.
+// Memory is bounded: `Limits.mostWaiting` events wait, and of two spans the rows have a limit each.
 
 import Bounds
 import IndexReader
@@ -23,19 +28,22 @@ import SharedLayout
 /// Makes net effects of events. Used by one thread at a time.
 final class SpanBuilder {
   struct Limits: Sendable {
-    /// Events of a span, as a rule; it ends where it is cheapest between half of those that wait and
-    /// all of them.
+    /// Events of a span, as a rule; it ends where it is cheapest between half of those that wait
+    /// and all of them.
     var least = 1 << 18
     /// Events of a span that goes on because it has many rows, about.
-    var most = 1 << 22
+    var most: UInt64 = 1 << 22
     /// Events for each row, in a span that ends early, and in one that must end.
-    var eventsPerRow = 48
-    var leastEventsPerRow = 12
+    var eventsPerRow: UInt64 = 192
+    var leastEventsPerRow: UInt64 = 128
     /// Rows at most.
-    var rows = 1 << 18
+    var rows = NetEffect.rowLimit
     /// The last span needs no effect if it has fewer events: they are unpacked in no time.
-    var leastOfLast = 1 << 14
-    /// Events that wait for older ones, at most; more are taken to have none before them.
+    var leastOfLast: UInt64 = 1 << 14
+    /// Events of a span without hope, the first time; then twice as many, up to 16 times.
+    var pause: UInt64 = 1 << 20
+    /// Events that wait for older ones, about: of more, the first are taken to have none before
+    /// them.
     var mostWaiting = 1 << 20
   }
 
@@ -49,6 +57,8 @@ final class SpanBuilder {
     var blocks: Int64 = 0
     /// Whether it can have an effect.
     var isSound = true
+    /// Whether it can't, as it has too many rows.
+    var isHopeless = false
 
     init(from: UInt64, listsAll: Bool) {
       effect = NetEffect(from: from, until: from, seen: 0, listsAll: listsAll)
@@ -61,8 +71,28 @@ final class SpanBuilder {
       (born, ended, passing) = (BlockTable(), BlockTable(), BlockTable())
     }
 
+    /// Whether it has so many events for each row.
+    func has(_ eventsPerRow: UInt64) -> Bool {
+      UInt64(truncatingIfNeeded: rows) &* eventsPerRow <= effect.events
+    }
+
+    /// Goes on by these events; gives up where there are more rows than `rowLimit`, or bases than
+    /// `baseLimit`.
+    mutating func add(_ records: UnsafeBufferPointer<allocs_event>, rowLimit: Int, baseLimit: Int) {
+      effect.events &+= UInt64(records.count)
+      effect.until = records.last?.stamp ?? effect.until
+      guard isSound else { return }
+      for index in records.indices {
+        let ahead = index &+ Replay.lookAhead
+        if ahead < records.count { born.prefetch(allocs_event_address(records[ahead].place)) }
+        add(records[index])
+        isHopeless = rows > rowLimit || ended.count &+ passing.count > baseLimit
+        guard isSound, !isHopeless else { return giveUp() }
+      }
+    }
+
     @inline(__always)
-    mutating func add(_ record: allocs_event) {
+    private mutating func add(_ record: allocs_event) {
       let kind = allocs_event_kind_of(record.place)
       if kind < NetEffect.kinds { effect.counts[Int(truncatingIfNeeded: kind)] &+= 1 }
       let (base, size) = (allocs_event_address(record.place), allocs_event_size(record.extent))
@@ -108,15 +138,26 @@ final class SpanBuilder {
 
   private let limits: Limits
   private var fold = Fold(from: 0, listsAll: false)
+  /// The span that began later, while the one under way has too many rows.
+  private var second: Fold?
   /// Events that are in no span yet, in the order of their stamps.
-  private var waiting: [allocs_event] = []
+  private(set) var waiting: [allocs_event] = []
   /// Events with stamps below it are in spans, or in none for good.
   private var begin: UInt64 = 0
   /// Effects of spans that ended since the last chunk did.
   private var effects: [NetEffect] = []
   private var listsAll = false
+  /// Events of a span without hope.
+  private var pause: UInt64
+  /// Bases that a span may list.
+  private let baseLimit: Int
 
-  init(limits: Limits = Limits()) { self.limits = limits }
+  init(limits: Limits = Limits()) {
+    self.limits = limits
+    pause = limits.pause
+    // bounded: divided by one at least
+    baseLimit = Int(truncatingIfNeeded: limits.most / max(limits.leastEventsPerRow, 1))
+  }
 
   /// Takes the next events. `completeUntil`: no older ones than this are expected; the greatest
   /// number if there are no more.
@@ -125,18 +166,32 @@ final class SpanBuilder {
     EventMerge.sort(&records)
     let late = records.partitioningIndex { $0.stamp >= begin }
     if late > 0 { lack(from: records[0].stamp, through: records[late &- 1].stamp) }
-    let isInOrder = waiting.last.map { last in late >= records.count || last.stamp <= records[late].stamp } ?? true
-    waiting.append(contentsOf: records[late...])
-    if !isInOrder { EventMerge.sort(&waiting) }
+    wait(records[late...])
     let isLast = completeUntil == .max
     var complete = isLast ? waiting.count : waiting.partitioningIndex { $0.stamp > completeUntil }
-    complete = max(complete, waiting.count &- limits.mostWaiting)
-    if complete >= limits.least || isLast { advance(to: isLast ? complete : border(below: complete)) }
+    if waiting.count > limits.mostWaiting { complete = max(complete, min(limits.least, waiting.count)) }
+    guard complete >= limits.least || isLast else { return }
+    advance(to: isLast ? complete : border(below: complete))
     if fold.effect.events > 0 { end(isLast: isLast) }
+    // No process has so many events with one stamp, but its rings may say so.
+    if waiting.count > limits.mostWaiting, let first = waiting.first, let last = waiting.last {
+      passOver(from: first.stamp, through: last.stamp)
+    }
   }
 
-  /// Ends a chunk: returns the effects of the spans that ended since the last one. `seen`: events in
-  /// all chunks so far.
+  /// Puts records, which are in order, among those that wait.
+  private func wait(_ records: ArraySlice<allocs_event>) {
+    guard let first = records.first else { return }
+    let place = waiting.partitioningIndex { $0.stamp > first.stamp }
+    var behind = Array(waiting[place...])
+    waiting.removeLast(behind.count)  // bounded: they are the last
+    behind.append(contentsOf: records)
+    EventMerge.sort(&behind)
+    waiting.append(contentsOf: behind)
+  }
+
+  /// Ends a chunk: returns the effects of the spans that ended since the last one. `seen`: events
+  /// in all chunks so far.
   func endChunk(seen: UInt64) -> [NetEffect] {
     defer { effects = [] }
     return effects.map { effect in
@@ -151,12 +206,13 @@ final class SpanBuilder {
     lack(from: first, through: last)
     begin = max(last, waiting.last?.stamp ?? 0, begin) &+ 1
     waiting.removeAll(keepingCapacity: true)
-    fold = Fold(from: begin, listsAll: listsAll)
+    (fold, second) = (Fold(from: begin, listsAll: listsAll), nil)
   }
 
   /// Notes that events are missing: from here on, effects list all bases.
   func listAll() {
     listsAll = true
+    second = nil
     if fold.effect.events > 0 { fold.giveUp() } else { fold = Fold(from: begin, listsAll: true) }
   }
 
@@ -165,12 +221,13 @@ final class SpanBuilder {
   private func lack(from first: UInt64, through last: UInt64) {
     effects.removeAll { first <= $0.until }
     if last >= fold.effect.from { fold.giveUp() }
+    if let from = second?.effect.from, last >= from { second = nil }
   }
 
   /// How many of the first `complete` events a span should end with: at least half of them.
   private func border(below complete: Int) -> Int {
     var (balance, least, best) = (0, Int.max, 0)
-    for index in 0..<max(complete, 0) {
+    for index in 0..<max(complete, 0) {  // bounded: no more than wait
       switch allocs_event_subject_of(allocs_event_kind_of(waiting[index].place)) {
       case ALLOCS_ABOUT_LIVE_BLOCK.rawValue: balance &+= 1
       case ALLOCS_ABOUT_ENDED_BLOCK.rawValue: balance &-= 1
@@ -186,37 +243,41 @@ final class SpanBuilder {
     return best
   }
 
-  /// Folds the first `count` of the waiting events into the span.
+  /// Folds the first `count` of the waiting events into the span, or both.
   private func advance(to count: Int) {
     guard count > 0 else { return }
-    // A field of an object would be checked for other accesses with each event.
-    var fold = self.fold
-    self.fold = Fold(from: begin, listsAll: listsAll)
-    fold.effect.events &+= UInt64(count)
-    if fold.isSound {
-      waiting.withUnsafeBufferPointer { records in
-        for index in 0..<count {  // bounded: greater than 0
-          fold.add(records[index])
-          guard fold.isSound, fold.rows <= limits.rows else { return fold.giveUp() }
-        }
-      }
+    waiting.withUnsafeBufferPointer { records in
+      let records = UnsafeBufferPointer(rebasing: records[..<count])
+      fold.add(records, rowLimit: limits.rows, baseLimit: baseLimit)
+      second?.add(records, rowLimit: limits.rows, baseLimit: baseLimit)
     }
-    fold.effect.until = waiting[count &- 1].stamp
-    begin = fold.effect.until &+ 1
-    self.fold = fold
+    begin = waiting[count &- 1].stamp &+ 1
     waiting.removeFirst(count)  // bounded: no more than wait
   }
 
   /// Ends the span under way, if it is time to; it may have an effect.
   private func end(isLast: Bool) {
-    let (rows, events) = (UInt64(fold.rows), fold.effect.events)
-    let isCheap = rows &* UInt64(limits.eventsPerRow) <= events
-    guard !fold.isSound || isCheap || events >= UInt64(limits.most) || isLast else { return }
-    if fold.isSound, rows &* UInt64(limits.leastEventsPerRow) <= events,
-      !isLast || events >= UInt64(limits.leastOfLast)
-    {
-      effects.append(fold.finished)
+    let cheap = [fold, second].compactMap(\.self).first {
+      $0.isSound && $0.effect.events > 0 && $0.has(limits.eventsPerRow)
     }
-    fold = Fold(from: begin, listsAll: listsAll)
+    var ended = cheap
+    if cheap == nil {
+      if fold.isSound, !isLast, fold.effect.events < limits.most {
+        if second?.isSound != true { second = Fold(from: begin, listsAll: listsAll) }
+        return
+      }
+      if fold.isSound, fold.has(limits.leastEventsPerRow) {
+        ended = fold
+      } else if let second, second.isSound {
+        (fold, self.second) = (second, nil)
+        return
+      } else if fold.isHopeless {
+        if fold.effect.events < pause { return }
+        pause = min(2 &* pause, 16 &* limits.pause)
+      }
+    }
+    if let ended, !isLast || ended.effect.events >= limits.leastOfLast { effects.append(ended.finished) }
+    if ended != nil { pause = limits.pause }
+    (fold, second) = (Fold(from: begin, listsAll: listsAll), nil)
   }
 }

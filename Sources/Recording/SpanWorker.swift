@@ -4,10 +4,11 @@
 //
 // - The builder and the records of a job belong to its thread until it was joined. Jobs run one at
 //   a time, in the order of the events.
-// - The thread has the priority of others: what it does with an event takes less time than to read
-//   it, and it is done while the records are in the processor's cache.
-// - Nobody waits for a job before the recording's end. Where events come faster than that, some are
-//   passed over: then there is no effect of their time, and a replay unpacks them.
+// - The thread has a lower priority than the thread that drains the rings, and than the one that
+//   compresses chunks, for which the first may have to wait: no event is lost because of it.
+// - Nobody waits for a job before the recording's end. Where events come faster than that, or the
+//   thread gets no processor, some are passed over: then there is no effect of their time, and a
+//   replay unpacks them. So memory is bounded: `handedLimit` times `recordsPerJob` records.
 
 import SharedLayout
 
@@ -22,6 +23,26 @@ final class SpanWorker {
     var seen: UInt64?
     /// Whether events are missing from here on.
     var listsAll = false
+
+    /// The range of the stamps of its records; nil if there are none.
+    var range: ClosedRange<UInt64>? {
+      guard let first = records.first else { return nil }
+      // bounded: one stamp is a range
+      return records.reduce(first.stamp...first.stamp) {
+        min($0.lowerBound, $1.stamp)...max($0.upperBound, $1.stamp)  // bounded: grows on both sides
+      }
+    }
+
+    /// Becomes the work of both, of which neither has records: what ended earlier is said to have
+    /// ended with `next`.
+    mutating func join(_ next: Work) {
+      if let range = next.passedOver {
+        let own = passedOver ?? range
+        // bounded: grows on both sides
+        passedOver = min(own.lowerBound, range.lowerBound)...max(own.upperBound, range.upperBound)
+      }
+      (seen, completeUntil, listsAll) = (next.seen ?? seen, next.completeUntil, listsAll || next.listsAll)
+    }
   }
 
   private let builder: SpanBuilder
@@ -34,18 +55,29 @@ final class SpanWorker {
 
   /// Records of a job, of 32 bytes each: few enough to stay in a processor's cache.
   private static let recordsPerJob = 1 << 16
-  /// So many times that may wait.
-  private static let waitingLimit = 24
+  /// Pieces of records that are handed over at a time, at most.
+  static let handedLimit = 24
+  private static let niceness: Int32 = 10
 
   init(limits: SpanBuilder.Limits = SpanBuilder.Limits()) { builder = SpanBuilder(limits: limits) }
 
   deinit { job?.join() }
 
+  /// Pieces of records that are handed over.
+  var handed: Int { waiting.count &+ (job?.work.count ?? 0) }
+
   /// Takes records of the chunk that is being filled. `completeUntil`: as of `SpanBuilder.add`.
   func append(_ records: UnsafeBufferPointer<allocs_event>, completeUntil: UInt64) {
-    current.records.append(contentsOf: records)
     current.completeUntil = completeUntil
-    if current.records.count >= Self.recordsPerJob { hand() }
+    var rest = records[...]
+    while !rest.isEmpty {
+      if current.records.isEmpty { current.records.reserveCapacity(Self.recordsPerJob) }
+      // bounded: no more than there are
+      let piece = rest.prefix(max(1, Self.recordsPerJob &- current.records.count))
+      current.records.append(contentsOf: UnsafeBufferPointer(rebasing: piece))
+      rest = rest[piece.endIndex...]
+      if current.records.count >= Self.recordsPerJob { hand() }
+    }
   }
 
   /// Notes that events are missing, from the last ones that it has taken on.
@@ -66,14 +98,19 @@ final class SpanWorker {
 
   private func hand() {
     collect(all: false)
-    if waiting.count >= Self.waitingLimit, let first = current.records.first {
-      current.passedOver = current.records.reduce(first.stamp...first.stamp) {
-        min($0.lowerBound, $1.stamp)...max($0.upperBound, $1.stamp)  // bounded: grows on both sides
-      }
+    var next = current
+    current = Work(records: spare.popLast() ?? [], completeUntil: next.completeUntil)
+    if handed >= Self.handedLimit {
+      next.passedOver = next.range
+      swap(&current.records, &next.records)
       current.records.removeAll(keepingCapacity: true)
+      next.records = []
     }
-    waiting.append(current)
-    current = Work(records: spare.popLast() ?? [])
+    if next.records.isEmpty, let last = waiting.indices.last, waiting[last].records.isEmpty {
+      waiting[last].join(next)
+    } else {
+      waiting.append(next)
+    }
     begin()
   }
 
@@ -101,7 +138,7 @@ final class SpanWorker {
 
     init(_ work: [Work], _ builder: SpanBuilder) {
       (self.work, self.builder) = (work, builder)
-      call = BackgroundCall { [unowned self] in run() }
+      call = BackgroundCall(niceness: SpanWorker.niceness) { [unowned self] in run() }
     }
 
     var isDone: Bool { call?.isDone ?? true }
