@@ -10,8 +10,6 @@
 //   and compressed later.
 
 import CZstd
-import Glibc
-import Synchronization
 
 /// Makes zstd frames. Used by one thread.
 final class ChunkCompressor {
@@ -49,7 +47,7 @@ final class ChunkCompressor {
   /// The next chunk with its frame, which is nil if compressing failed. Returns nil if no chunk is
   /// ready, but waits for one if `all` are wanted, or if too many wait.
   func take(all: Bool) -> (chunk: Chunk, frame: [UInt8]?)? {
-    guard let job, all || waiting.count > Self.waitingLimit || job.isDone.load(ordering: .acquiring) else { return nil }
+    guard let job, all || waiting.count > Self.waitingLimit || job.isDone else { return nil }
     job.join()
     self.job = nil
     begin()
@@ -61,27 +59,19 @@ final class ChunkCompressor {
     job = Job(waiting.removeFirst(), compressor)
   }
 
-  /// A chunk and the thread that compresses it. All fields but `isDone` belong to the thread until
-  /// it was joined.
+  /// A chunk and the thread that compresses it, to which all fields belong until it was joined.
   private final class Job {
     let chunk: Chunk
     private let compressor: OpaquePointer
     private(set) var frame: [UInt8]?
-    let isDone = Atomic<Bool>(false)
-    private var thread: pthread_t?
+    private var call: BackgroundCall?
 
     init(_ chunk: Chunk, _ compressor: OpaquePointer) {
       (self.chunk, self.compressor) = (chunk, compressor)
-      var created = pthread_t()
-      let code = pthread_create(
-        &created, nil,
-        { argument in
-          setpriority(__priority_which_t(UInt32(PRIO_PROCESS.rawValue)), 0, ChunkCompressor.niceness)
-          if let argument { Unmanaged<Job>.fromOpaque(argument).takeUnretainedValue().run() }
-          return nil
-        }, Unmanaged.passUnretained(self).toOpaque())
-      if code == 0 { thread = created } else { run() }
+      call = BackgroundCall(niceness: ChunkCompressor.niceness) { [unowned self] in run() }
     }
+
+    var isDone: Bool { call?.isDone ?? true }
 
     private func run() {
       let payload = chunk.payload
@@ -92,12 +82,11 @@ final class ChunkCompressor {
         count = ZSTD_isError(result) != 0 ? 0 : result
       }
       if ZSTD_isError(result) == 0 { frame = bytes }
-      isDone.store(true, ordering: .releasing)
     }
 
     func join() {
-      if let thread { pthread_join(thread, nil) }
-      thread = nil
+      call?.join()
+      call = nil
     }
   }
 }

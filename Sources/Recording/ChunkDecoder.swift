@@ -83,26 +83,3 @@ final class ChunkDecoder<Rows> {
     }
   }
 }
-
-/// A call on a thread of its own; without a thread, it is made at once. To be joined.
-private final class BackgroundCall {
-  private let body: () -> Void
-  private var thread: pthread_t?
-
-  init(_ body: @escaping () -> Void) {
-    self.body = body
-    var created = pthread_t()
-    let code = pthread_create(
-      &created, nil,
-      { argument in
-        if let argument { Unmanaged<BackgroundCall>.fromOpaque(argument).takeUnretainedValue().body() }
-        return nil
-      }, Unmanaged.passUnretained(self).toOpaque())
-    if code == 0 { thread = created } else { body() }
-  }
-
-  func join() {
-    if let thread { pthread_join(thread, nil) }
-    thread = nil
-  }
-}

@@ -34,11 +34,13 @@ struct EventMerge {
   /// So many records are given out at a time at most.
   private static let atOnce = 1 << 14
 
-  /// Adds the records of the next chunk, which are in order (`sorted`).
-  mutating func add(_ records: [allocs_event]) {
-    guard !records.isEmpty else { return }
+  /// Adds the records of the next chunk, which are in order (`sorted`): those with stamps from
+  /// `from` on.
+  mutating func add(_ records: [allocs_event], from: UInt64 = 0) {
+    let next = from == 0 ? 0 : records.partitioningIndex { $0.stamp >= from }
+    guard next < records.count else { return used.append(records) }
     held &+= records.count
-    runs.append(Run(records: records, number: runCount))
+    runs.append(Run(records: records, next: next, number: runCount))
     runCount &+= 1
     siftUp()
   }

@@ -171,7 +171,9 @@ public final class Recorder {
     var count = 0
     do throws(Complaint) {
       let now = nanoseconds(of: CLOCK_MONOTONIC)
+      writer.beginRead()
       count = try source.read(limit: shared.segment.ringCapacity, now: now, into: &receiver).records
+      writer.endRead()
     } catch {
       guard shared.segment.isBroken else { throw Self.cannotRecord(shared, error) }
     }

@@ -76,6 +76,13 @@ public final class Recording: OriginTables {
   public private(set) var chunkOffsets: [Int] = []
   /// Offsets in the file at which those chunks of events begin that can be read.
   public var eventChunkOffsets: [Int] { eventChunks.map { $0.offset &- RecordingFormat.chunkHeaderSize } }
+  /// The least stamp from which on events are missing.
+  private var firstLoss = UInt64.max
+  /// Net effects, by their places in the file, that were said to contradict the format.
+  private var notedEffects: Set<Int> = []
+  private var effectChunks: [(offset: Int, header: ChunkHeader)] = []
+  /// Whether net effects are used; the tests compare what comes of it.
+  var usesEffects = true
   private var nodes: [UInt32: StackNode] = [:]
   private var origins: [UInt32: Origin] = [:]
   private var greatestContext: UInt32 = 0
@@ -205,7 +212,7 @@ public final class Recording: OriginTables {
     var meter = BudgetMeter(interval: 1)
     let share = MemoryShare()
     while offset < fileSize, meter.goesOn() {
-      share.hold((eventChunks.count + blockChunks.count) * 128 + chunkOffsets.count * 16)
+      share.hold((eventChunks.count + blockChunks.count + effectChunks.count) * 128 + chunkOffsets.count * 16)
       Budget.current?.note(done: offset, of: fileSize)
       let head = bytes(at: offset, RecordingFormat.chunkHeaderSize)
       guard let header = ChunkHeader(head[...]) else {
@@ -248,6 +255,8 @@ public final class Recording: OriginTables {
         }
       } else if header.kind == RecordingFormat.ChunkKind.blocks.rawValue {
         blockChunks.append((start, header))
+      } else if header.kind == RecordingFormat.ChunkKind.netEffect.rawValue {
+        effectChunks.append((start, header))
       } else {
         do throws(MalformedChunk) {
           try table(header, stored)
@@ -281,6 +290,8 @@ public final class Recording: OriginTables {
   /// Notes what the recorder could not read, though the file is whole.
   private func notePartsThatWereNotRecorded() {
     for ring in damagedRings {
+      // The damage was noticed when the ring was read the next time.
+      firstLoss = min(firstLoss, ring.stamp > 1_000_000_000 ? ring.stamp &- 1_000_000_000 : 0)
       note(
         "ring \(ring.ring) of the process was damaged: what its thread did after "
           + "\(Units.duration(seconds(at: ring.stamp))) is not recorded")
@@ -296,6 +307,7 @@ public final class Recording: OriginTables {
   }
 
   private func lose(_ loss: RecordedLoss) {
+    firstLoss = min(firstLoss, loss.from)
     guard let last = losses.indices.last, losses.count >= Self.lossLimit else { return losses.append(loss) }
     losses[last].count &+= loss.count
     losses[last].from = min(losses[last].from, loss.from)
@@ -379,7 +391,7 @@ public final class Recording: OriginTables {
     case .end:
       end = RecordingEnd(rawValue: try reader.number())
       endStamp = try reader.number()
-    case .blocks, .events: break
+    case .blocks, .events, .netEffect: break
     }
   }
 
@@ -598,38 +610,48 @@ public final class Recording: OriginTables {
   /// Bytes that a chunk of events takes: 32 MB of records, and 16 MB of tables while it is decoded.
   private static let eventMemory = 48 << 20
 
-  /// As `forEachEvent`, of records as the process wrote them, some at a time.
+  /// As `forEachEvent`, of records as the process wrote them, some at a time; of those with stamps
+  /// in a range. Chunks whose headers have none of these are not unpacked.
   func forEachRecords<Failure: Error>(
-    _ body: (ArraySlice<allocs_event>) throws(Failure) -> Bool
+    from: UInt64 = 0, through: UInt64 = .max, _ body: (ArraySlice<allocs_event>) throws(Failure) -> Bool
   ) throws(Failure) {
+    let all = eventChunks
+    let places = all.indices.filter { all[$0].header.firstStamp <= through && all[$0].header.lastStamp >= from }
     // Events of later chunks are not older than this.
-    var later = Array(repeating: UInt64.max, count: eventChunks.count &+ 1)  // bounded: as many as chunks
-    for index in eventChunks.indices.reversed() {
-      later[index] = min(later[index &+ 1], eventChunks[index].header.firstStamp)
+    var later = Array(repeating: UInt64.max, count: places.count &+ 1)  // bounded: as many as chunks
+    for index in places.indices.reversed() {
+      later[index] = min(later[index &+ 1], all[places[index]].header.firstStamp)
+    }
+    // Records behind the range wait in vain.
+    let end = through == .max ? nil : through &+ 1
+    func within(_ records: ArraySlice<allocs_event>) -> ArraySlice<allocs_event> {
+      guard let last = records.last, last.stamp > through else { return records }
+      return records.prefix { $0.stamp <= through }
     }
     var merge = EventMerge()
     var broken: [Int] = []
     defer { giveUp(broken) }
     var meter = BudgetMeter(interval: 1)
-    let (chunks, reader) = (eventChunks, source.reader)
-    let decoder = ChunkDecoder(count: chunks.count, memory: Self.eventMemory, none: [] as [allocs_event]) {
+    let reader = source.reader
+    let decoder = ChunkDecoder(count: places.count, memory: Self.eventMemory, none: [] as [allocs_event]) {
       (index, records) throws(MalformedChunk) in
-      let (offset, header) = chunks[index]
+      let (offset, header) = all[places[index]]
       try Self.decode(header, reader.bytes(at: offset, Int(truncatingIfNeeded: header.stored)), into: &records)
     }
-    for index in chunks.indices {
-      Budget.current?.note(done: index, of: chunks.count)
+    for (index, place) in places.enumerated() {
+      Budget.current?.note(done: place, of: all.count)
       guard meter.goesOn(), let records = decoder.next() else { return }
       switch records {
-      case .success(let records): merge.add(records)
+      case .success(let records): merge.add(records, from: from)
       case .failure:
-        broken.append(index)
+        broken.append(place)
         continue
       }
-      guard try merge.drain(below: later[index &+ 1], body) else { return }
+      let limit = min(later[index &+ 1], end ?? .max)
+      guard try merge.drain(below: limit, { (records) throws(Failure) in try body(within(records)) }) else { return }
       decoder.recycle(merge.takeUsed())
     }
-    _ = try merge.drain(below: nil, body)
+    _ = try merge.drain(below: end) { (records) throws(Failure) in try body(within(records)) }
   }
 
   /// Puts the records of a chunk that is stored so into `records`, in the order of their stamps.
@@ -643,6 +665,33 @@ public final class Recording: OriginTables {
     }
     try EventDecoder.decode(try unpack(header, stored), count: count, into: &records)
     EventMerge.sort(&records)
+  }
+
+  // MARK: net effects
+
+  /// The net effects in the order of their spans, where they may be used.
+  func effectPlan() -> EffectPlan {
+    guard usesEffects, !effectChunks.isEmpty, !eventChunks.isEmpty else { return EffectPlan() }
+    return EffectPlan(effectChunks.map(\.header), of: eventChunks.map(\.header))
+  }
+
+  /// The net effect in a chunk of an `EffectPlan`; nil if it may not be used. `share`: of effects,
+  /// of which one at a time is in memory.
+  func effect(_ span: EffectPlan.Span, _ share: MemoryShare) -> NetEffect? {
+    let (offset, header) = effectChunks[span.index]
+    do throws(MalformedChunk) {
+      let size = Int(truncatingIfNeeded: header.unpacked)
+      guard size <= NetEffect.payloadLimit else { throw MalformedChunk() }
+      guard share.hold(size &* NetEffect.unpackedMemory) else { return nil }
+      let effect = try NetEffect(
+        Self.unpack(header, bytes(at: offset, Int(truncatingIfNeeded: header.stored))))
+      guard effect.from == span.from, effect.until == span.until else { throw MalformedChunk() }
+      // A block whose end is missing would live on.
+      return effect.listsAll || effect.until < firstLoss ? effect : nil
+    } catch {
+      if notedEffects.insert(offset).inserted { note("a net effect contradicts the format: events are taken instead") }
+      return nil
+    }
   }
 
   /// Counts the events of chunks that turned out to be damaged, by their indices, as lost.

@@ -22,7 +22,7 @@ public enum RecordingFormat {
   static let headerSize = 32
   /// "CHNK" in the file's order.
   static let chunkMagic: UInt32 = 0x4B4E_4843
-  static let chunkHeaderSize = 64
+  package static let chunkHeaderSize = 64
   /// Bytes that a chunk has at most, stored or unpacked: bounds the memory that a hostile file can
   /// make a reader take.
   static let chunkLimit = 64 << 20
@@ -50,6 +50,7 @@ public enum RecordingFormat {
     case damagedRings = 11
     case madeNames = 12
     case totals = 13
+    case netEffect = 14
   }
 
   /// The payload is a zstd frame.
@@ -73,7 +74,7 @@ package struct ChunkHeader: Equatable {
   package var kind: UInt16
   package var flags: UInt16 = 0
   /// Bytes of the payload as it is stored.
-  var stored: UInt32 = 0
+  package var stored: UInt32 = 0
   /// Bytes of the payload when it is unpacked.
   package var unpacked: UInt32 = 0
   /// Chunks before this one.
@@ -82,7 +83,7 @@ package struct ChunkHeader: Equatable {
   package var events: UInt32 = 0
   /// Events in all chunks before it.
   package var eventsBefore: UInt64 = 0
-  /// The least and the greatest stamp in the chunk; 0 if it has no events.
+  /// The least and the greatest stamp in the chunk, or of the span of a net effect; 0 of others.
   package var firstStamp: UInt64 = 0
   package var lastStamp: UInt64 = 0
   var payloadChecksum: UInt32 = 0
@@ -119,7 +120,7 @@ package struct ChunkHeader: Equatable {
 
   /// The header that `bytes` begin with; nil if there is no whole one, or if it promises more bytes
   /// than a chunk may have.
-  init?(_ bytes: ArraySlice<UInt8>) {
+  package init?(_ bytes: ArraySlice<UInt8>) {
     guard bytes.count >= RecordingFormat.chunkHeaderSize else { return nil }
     let bytes = bytes.prefix(RecordingFormat.chunkHeaderSize)
     func word(_ offset: Int) -> UInt32 { bytes.word(at: bytes.startIndex &+ offset) }

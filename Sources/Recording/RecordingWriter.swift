@@ -25,6 +25,13 @@ final class RecordingWriter {
   let shared: SharedSegment
   private let compressor: ChunkCompressor?
   private var encoder = EventEncoder()
+  private let spans = SpanWorker()
+  /// The rings that had records: a bit for each.
+  private var knownRings: [UInt64] = []
+  /// No events with stamps up to this one are expected any more.
+  private var completeUntil: UInt64 = 0
+  /// When the last reading of all rings began; 0 before the first.
+  private var lastRead: UInt64 = 0
   private var chunks: UInt32 = 0
   private var eventsInChunks: UInt64 = 0
   private var losses: [RecordedLoss] = []
@@ -79,6 +86,7 @@ final class RecordingWriter {
 
   /// The bytes that are to be written next; the writer keeps none of them.
   func takeOutput() -> [UInt8] {
+    appendEffects(all: false)
     collect(all: false)
     defer { output.removeAll(keepingCapacity: true) }
     return output
@@ -131,10 +139,13 @@ final class RecordingWriter {
   /// Adds records of one ring, of which the first has the position `first`.
   func append(_ records: UnsafeBufferPointer<allocs_event>, ring: Int, first: UInt64) {
     for record in records { note(record) }
+    noteGaps(in: records, ring: ring)
     var rest = records
     var position = first
     while !rest.isEmpty {
       let taken = encoder.add(rest, ring: ring, first: position, number: number(ofContext:))
+      // bounded: the encoder takes no more than there are
+      spans.append(UnsafeBufferPointer(rebasing: rest.prefix(taken)), completeUntil: completeUntil)
       events &+= UInt64(truncatingIfNeeded: taken)
       position &+= UInt64(truncatingIfNeeded: taken)
       rest = UnsafeBufferPointer(rebasing: rest[taken...])
@@ -142,9 +153,39 @@ final class RecordingWriter {
     }
   }
 
+  /// Events were off for a thread whose records came before: what it did meanwhile is missing, and
+  /// nobody counts it.
+  private func noteGaps(in records: UnsafeBufferPointer<allocs_event>, ring: Int) {
+    guard let id = UInt32(exactly: ring), id < ALLOCS_RING_COUNT else { return }
+    let isKnown = Self.contains(knownRings, id)
+    Self.insert(id, into: &knownRings)
+    let further = isKnown ? records[...] : records.dropFirst()
+    if further.contains(where: { allocs_event_kind_of($0.place) == Event.Kind.resumed.rawValue }) { spans.listAll() }
+  }
+
+  /// Notes that all rings are read from now on, until `endRead`.
+  func beginRead() {
+    let now = stampNow
+    // The process may have taken the recorder for dead, and turned events off for a while. Of a
+    // thread that had no record before, `noteGaps` can't tell.
+    if lastRead != 0, now > lastRead, now &- lastRead > ALLOCS_LEASE_NANOSECONDS / 2 { spans.listAll() }
+    lastRead = now
+  }
+
+  /// Notes that all rings were read since `beginRead`. Stamps of events that come later are
+  /// greater, but for the time that a thread takes between its stamp and its record: most of it is
+  /// the timer's period by which the clock lags behind, and the time without a processor.
+  func endRead() {
+    completeUntil = max(completeUntil, lastRead > Self.lateness ? lastRead &- Self.lateness : 0)
+  }
+
+  /// Nanoseconds. An event that comes later costs the net effect of its span.
+  private static let lateness: UInt64 = 50_000_000
+
   /// Notes events that are missing.
   func lose(_ loss: RecordedLoss) {
     lost &+= loss.count
+    spans.listAll()
     losses.append(loss)
     if losses.count >= 4096 { appendLosses() }
   }
@@ -152,6 +193,7 @@ final class RecordingWriter {
   /// Notes that nothing more is read from a ring, as its header contradicts itself.
   func noteDamage(ofRing ring: Int) {
     damagedRings &+= 1
+    spans.listAll()
     append(.damagedRings, TableCoding.encode([DamagedRing(ring: UInt32(clamping: ring), stamp: stampNow)]))
   }
 
@@ -170,6 +212,17 @@ final class RecordingWriter {
     header.lastStamp = encoder.lastStamp
     append(header, encoder.take())
     eventsInChunks &+= UInt64(truncatingIfNeeded: header.events)
+    spans.endChunk(seen: eventsInChunks, completeUntil: completeUntil)
+    appendEffects(all: false)
+  }
+
+  private func appendEffects(all: Bool) {
+    for var effect in spans.take(all: all) {
+      for index in effect.born.indices { effect.born[index].context = number(ofContext: effect.born[index].context) }
+      var header = ChunkHeader(kind: RecordingFormat.ChunkKind.netEffect.rawValue)
+      (header.firstStamp, header.lastStamp) = (effect.from, effect.until)
+      append(header, effect.encoded())
+    }
   }
 
   private func appendLosses() {
@@ -182,6 +235,10 @@ final class RecordingWriter {
   /// why the recording ends.
   func finish(_ end: RecordingEnd, symbolizer: Symbolizer?) {
     appendEvents()
+    if eventsInChunks > 0 {
+      spans.endChunk(seen: eventsInChunks, completeUntil: .max)
+      appendEffects(all: true)
+    }
     if let symbolizer { appendNames(symbolizer) }
     var bytes: [UInt8] = []
     bytes.append(number: end.rawValue)

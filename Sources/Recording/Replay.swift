@@ -51,24 +51,26 @@ public struct Replay {
     // A stamp may be older than its event by a timer interrupt, 4 ms, and a little more.
     let limit = recording.blocksUntil &+ 20_000_000
     let start = allocs_event_ticks(recording.process.monotonic)
-    recording.forEachEvent { event in
-      guard event.stamp <= limit else { return false }
+    recording.forEachRecords(through: limit) { records in
       seenShare.hold(seen.count &* 32)
-      switch event.kind {
-      case .alloc, .reallocNew:
-        if seen.insert(event.address).inserted { _ = remove(event.address) }
-      case .free, .reallocOld:
-        if seen.insert(event.address).inserted, blocks[event.address] == nil {
-          add(ReplayedBlock(base: event.address, size: event.size, context: event.origin, ticks: start))
+      for record in records {
+        let event = Event(record)
+        switch event.kind {
+        case .alloc, .reallocNew:
+          if seen.insert(event.address).inserted { _ = remove(event.address) }
+        case .free, .reallocOld:
+          if seen.insert(event.address).inserted, blocks[event.address] == nil {
+            add(ReplayedBlock(base: event.address, size: event.size, context: event.origin, ticks: start))
+          }
+        case .reallocFailed, .threadStart, .threadEnd, .moduleLoad, .moduleUnload, .resumed, .map, .unmap, nil: break
         }
-      case .reallocFailed, .threadStart, .threadEnd, .moduleLoad, .moduleUnload, .resumed, .map, .unmap, nil: break
       }
       return true
     }
   }
 
   @inline(__always)
-  private mutating func add(_ block: ReplayedBlock) {
+  mutating func add(_ block: ReplayedBlock) {
     if let old = blocks.update(block) { bytes &-= old.size }
     bytes &+= block.size
     guard blocks.memory > held else { return }
@@ -77,7 +79,7 @@ public struct Replay {
   }
 
   @inline(__always)
-  private mutating func remove(_ base: UInt64) -> ReplayedBlock? {
+  mutating func remove(_ base: UInt64) -> ReplayedBlock? {
     guard let block = blocks.remove(base) else { return nil }
     bytes &-= block.size
     return block
@@ -160,53 +162,118 @@ extension Recording {
     at moment: ReplayMoment, needsBlocks: Bool
   ) -> (summary: RecordingSummary, replay: Replay?) {
     if !needsBlocks, let summary = stillSummary { return (summary, nil) }
-    var summary = RecordingSummary()
-    var replay = Replay(self)
-    var kept: Replay?
     let keepAfter = if case .stamp(let stamp) = moment { stamp } else { UInt64.max }
-    var counts = InlineArray<16, UInt64>(repeating: 0)
-    (summary.peakBytes, summary.peakStamp) = (replay.bytes, firstStamp)
-    summary.peakBlocks = UInt64(truncatingIfNeeded: replay.blocks.count)
-    forEachRecords { records in
-      for index in records.indices {
-        let record = records[index]
-        let ahead = index &+ Replay.lookAhead
-        if ahead < records.endIndex { replay.prefetch(records[ahead]) }
-        if record.stamp > keepAfter, kept == nil { kept = replay }
-        let kind = allocs_event_kind_of(record.place)
-        if kind < 16 { counts[Int(truncatingIfNeeded: kind)] &+= 1 }
-        replay.apply(record)
-        if replay.bytes > summary.peakBytes {
-          summary.peakBytes = replay.bytes
-          summary.peakBlocks = UInt64(truncatingIfNeeded: replay.blocks.count)
-          summary.peakStamp = record.stamp
+    var course = Course(Replay(self), startingAt: firstStamp, keepAfter: keepAfter)
+    run(&course, through: .max)
+    let summary = course.finished
+    if moment == .peak { return (summary, self.replay(until: summary.peakStamp)) }
+    return (summary, course.kept ?? course.replay)
+  }
+
+  /// The state right after the events up to `stamp`.
+  public func replay(until stamp: UInt64) -> Replay {
+    var course = Course(Replay(self), startingAt: firstStamp)
+    run(&course, through: stamp)
+    return course.replay
+  }
+
+  /// Takes a replay from the start through the events up to `end`: by net effects where there are
+  /// any that may be used, and by events elsewhere.
+  private func run(_ course: inout Course, through end: UInt64) {
+    var plan = effectPlan()
+    let share = MemoryShare()
+    var meter = BudgetMeter(interval: 1)
+    // The stamp up to which, but not with which, all is done.
+    var position: UInt64 = 0
+    var place = 0
+    while position <= end, meter.goesOn() {
+      course.keep(before: position)
+      while place < plan.spans.count, plan.spans[place].from < position { place &+= 1 }
+      let span = place < plan.spans.count ? plan.spans[place] : nil
+      var next: UInt64?
+      if let span, span.from == position, span.until <= end, !course.keeps(within: span.from, span.until),
+        let effect = effect(span, share), plan.isWhole(effect), course.apply(effect)
+      {
+        next = span.until
+      } else {
+        place &+= span?.from == position ? 1 : 0
+        // To the next span that is the whole of an effect.
+        let following = place < plan.spans.count ? plan.spans[place].from : nil
+        let last = min(end, following.map { $0 &- 1 } ?? .max)
+        plan.unpack(from: position, through: last)
+        forEachRecords(from: position, through: last) { records in
+          course.apply(records)
+          return true
         }
+        next = last
       }
-      return true
+      guard let next, next < .max else { return }
+      position = next &+ 1
     }
+    course.keep(before: position)
+  }
+}
+
+/// A replay under way, and the recording's numbers so far.
+private struct Course {
+  private(set) var replay: Replay
+  private var summary = RecordingSummary()
+  private var counts = InlineArray<16, UInt64>(repeating: 0)
+  /// The state after the events up to `keepAfter`, when it was reached.
+  private(set) var kept: Replay?
+  private let keepAfter: UInt64
+
+  init(_ start: Replay, startingAt stamp: UInt64, keepAfter: UInt64 = .max) {
+    (replay, self.keepAfter) = (start, keepAfter)
+    (summary.peakBytes, summary.peakStamp) = (replay.bytes, stamp)
+    summary.peakBlocks = UInt64(truncatingIfNeeded: replay.blocks.count)
+  }
+
+  /// Whether the state within a span is to be kept.
+  func keeps(within from: UInt64, _ until: UInt64) -> Bool { from <= keepAfter && keepAfter < until }
+
+  /// Notes that all events before `stamp` were applied, and none later.
+  mutating func keep(before stamp: UInt64) { if stamp > keepAfter, kept == nil { kept = replay } }
+
+  mutating func apply(_ records: ArraySlice<allocs_event>) {
+    for index in records.indices {
+      let record = records[index]
+      let ahead = index &+ Replay.lookAhead
+      if ahead < records.endIndex { replay.prefetch(records[ahead]) }
+      keep(before: record.stamp)
+      let kind = allocs_event_kind_of(record.place)
+      if kind < 16 { counts[Int(truncatingIfNeeded: kind)] &+= 1 }
+      replay.apply(record)
+      if replay.bytes > summary.peakBytes {
+        summary.peakBytes = replay.bytes
+        summary.peakBlocks = UInt64(truncatingIfNeeded: replay.blocks.count)
+        summary.peakStamp = record.stamp
+      }
+    }
+  }
+
+  /// Returns false, and changes nothing, if the effect doesn't fit.
+  mutating func apply(_ effect: NetEffect) -> Bool {
+    let (bytes, blocks) = (replay.bytes, UInt64(truncatingIfNeeded: replay.blocks.count))
+    guard replay.apply(effect) else { return false }
+    for kind in effect.counts.indices { counts[kind] &+= effect.counts[kind] }
+    if effect.peakBytes > 0, bytes &+ effect.peakBytes > summary.peakBytes {
+      summary.peakBytes = bytes &+ effect.peakBytes
+      summary.peakBlocks = blocks &+ UInt64(bitPattern: effect.peakBlocks)
+      summary.peakStamp = effect.peakStamp
+    }
+    return true
+  }
+
+  /// The numbers, at the end.
+  var finished: RecordingSummary {
+    var summary = summary
     for (number, count) in counts.indices.map({ ($0, counts[$0]) }) where count > 0 {
       if let kind = Event.Kind(rawValue: UInt32(truncatingIfNeeded: number)) { summary.counts[kind] = count }
     }
     summary.endBytes = replay.bytes
     summary.endBlocks = UInt64(truncatingIfNeeded: replay.blocks.count)
     summary.unknownEnds = replay.unknownEnds
-    if moment == .peak { return (summary, self.replay(until: summary.peakStamp)) }
-    return (summary, kept ?? replay)
-  }
-
-  /// The state right after the events up to `stamp`.
-  public func replay(until stamp: UInt64) -> Replay {
-    var replay = Replay(self)
-    forEachRecords { records in
-      for index in records.indices {
-        let record = records[index]
-        let ahead = index &+ Replay.lookAhead
-        if ahead < records.endIndex { replay.prefetch(records[ahead]) }
-        guard record.stamp <= stamp else { return false }
-        replay.apply(record)
-      }
-      return true
-    }
-    return replay
+    return summary
   }
 }

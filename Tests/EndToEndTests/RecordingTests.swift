@@ -91,6 +91,40 @@ extension EndToEnd {
       #expect(lines.allSatisfy { $0.count <= 80 } && lines.contains { $0.contains("none") && $0.contains("lost") })
     }
 
+    @Test("net effects are in a recording, and without them it is replayed to the same numbers, as in versions before")
+    func netEffects() throws {
+      let program = try Eventful(environment: ["ALLOCS_EVENTS_WAIT": "10000"])
+      let file = program.directory.file("run.rec")
+      let recorder = try record(program.process.pid, to: file, ["--zstd"], in: program.directory)
+      for size in 1...2 {
+        try program.tell("pairs 250000 \(size * 1000)")
+        try program.tell("thread 1000 \(size * 999)")
+      }
+      try program.process.send("die\n")
+      _ = try expectEnd(recorder)
+      let recording = try Recording(path: file)
+      var bytes = try [UInt8](Data(contentsOf: URL(fileURLWithPath: file)))
+      var effects = 0
+      for offset in recording.chunkOffsets where bytes[offset + 4] == 14 {
+        var header = try #require(ChunkHeader(bytes[offset...]))
+        header.kind = 200
+        let payload = bytes[(offset + RecordingFormat.chunkHeaderSize)...].prefix(Int(header.stored))
+        bytes.replaceSubrange(offset..<payload.endIndex, with: header.chunk(of: Array(payload)))
+        effects += 1
+      }
+      let other = program.directory.file("unknown.rec")
+      try Data(bytes).write(to: URL(fileURLWithPath: other))
+      let without = try Recording(path: other)
+      #expect(effects > 0 && recording.lostCount == 0 && without.problems == recording.problems)
+      let length = recording.endStamp - recording.startStamp
+      for part: UInt64 in [1, 3] {
+        let stamp = recording.startStamp + length / 4 * part
+        let (one, two) = (recording.replay(until: stamp), without.replay(until: stamp))
+        #expect(one.blocks.sorted == two.blocks.sorted && one.unknownEnds == two.unknownEnds, "\(part) quarters")
+      }
+      #expect(recording.summary() == without.summary())
+    }
+
     @Test("a recorder that is killed leaves what it had, and the program goes on")
     func killedRecorder() throws {
       let program = try Eventful()

@@ -23,7 +23,7 @@ final class SmallRecording {
   /// Where chunks begin, and where the last one ends.
   private(set) var offsets = [RecordingFormat.headerSize]
   private(set) var eventChunks: [Int] = []
-  private var events: UInt64 = 0
+  private(set) var events: UInt64 = 0
 
   deinit { unlink(path) }
 
@@ -96,20 +96,38 @@ final class SmallRecording {
 
   /// Milliseconds after the start; for a free, the size is the block's, and its context that of the first stack.
   func add(events list: [MadeEvent]) {
+    add(
+      batches: [
+        (
+          0,
+          list.map { event in
+            allocs_event(
+              place: allocs_event_place(event.kind.rawValue, Self.heap + event.offset, 0),
+              extent: allocs_event_extent(event.size, 1), source: allocs_event_source(event.context, 0),
+              stamp: Self.start + event.milliseconds * 1_000_000)
+          }
+        )
+      ])
+  }
+
+  /// Adds a chunk of records as they were read, ring by ring.
+  func add(batches: [(ring: Int, records: [allocs_event])]) {
     var encoder = EventEncoder()
-    let records = list.map { event in
-      allocs_event(
-        place: allocs_event_place(event.kind.rawValue, Self.heap + event.offset, 0),
-        extent: allocs_event_extent(event.size, 1), source: allocs_event_source(event.context, 0),
-        stamp: Self.start + event.milliseconds * 1_000_000)
+    for batch in batches {
+      batch.records.withUnsafeBufferPointer { _ = encoder.add($0, ring: batch.ring, first: events) }
     }
-    records.withUnsafeBufferPointer { _ = encoder.add($0, ring: 0, first: events) }
     var header = ChunkHeader(kind: RecordingFormat.ChunkKind.events.rawValue)
-    header.events = UInt32(records.count)
+    header.events = UInt32(encoder.count)
     (header.firstStamp, header.lastStamp) = (encoder.firstStamp, encoder.lastStamp)
     eventChunks.append(offsets.count - 1)
     add(header, encoder.take())
-    events += UInt64(records.count)
+    events += UInt64(header.events)
+  }
+
+  func add(_ effect: NetEffect) {
+    var header = ChunkHeader(kind: RecordingFormat.ChunkKind.netEffect.rawValue)
+    (header.firstStamp, header.lastStamp) = (effect.from, effect.until)
+    add(header, effect.encoded())
   }
 
   /// Adds a chunk; with `packed`, as a frame of zstd, which may be a thousandth of the payload.

@@ -113,7 +113,7 @@ enum RecordingFuzz {
       header.unpacked = UInt32(what & 1 != 0 ? unpacked : payload.count)
       if what & 8 != 0 { (chunks, events) = (chunks + 3, events + 100) }
       (header.number, header.eventsBefore) = (chunks, events)
-      (header.firstStamp, header.lastStamp) = what & 16 == 0 ? (0, 1 << 50) : (1 << 50, 0)
+      (header.firstStamp, header.lastStamp) = what & 16 == 0 ? (0, 1 << 48) : (1 << 48, 0)
       var chunk = header.chunk(of: payload)
       if what & 2 != 0 { chunk[chunk.count - 1] ^= 1 }
       if what & 4 != 0 { chunk.removeLast(chunk.count / 3) }
