@@ -120,11 +120,12 @@ extension TopTable {
 
   /// The names of rows, in `columns` each; no two of them alike.
   package static func texts(of rows: [Site], by grouping: HeapGrouping, columns: Int) -> [String] {
-    DistinctRows.texts(
-      rows.map { row in
-        DistinctRows.Row(
-          text: { row.name(by: grouping, columns: $0) }, whole: row.wholeName(by: grouping), tags: row.tags)
-      }, columns: columns)
+    DistinctRows.texts(rows.map { $0.row(by: grouping, showsFunction: true) }, columns: columns)
+  }
+
+  /// The names of rows where there is little room: without the function that was called, unless it tells them apart.
+  package static func shortTexts(of rows: [Site], by grouping: HeapGrouping, columns: Int) -> [DistinctRows.Text] {
+    DistinctRows.distinct(rows.map { $0.row(by: grouping, showsFunction: false) }, columns: columns)
   }
 }
 
@@ -148,6 +149,25 @@ extension TopTable.Site {
       return TextLayout.fit(text, columns: columns)
     case (.thread, _):
       guard let thread else { return TextLayout.fit("not known", columns: columns) }
+  fileprivate func row(by grouping: HeapGrouping, showsFunction: Bool) -> DistinctRows.Row {
+    var shown = self
+    if !showsFunction, !frames.isEmpty { shown.function = nil }
+    return DistinctRows.Row(
+      text: { shown.name(by: grouping, columns: $0) }, least: { leastColumns(by: grouping) },
+      whole: wholeName(by: grouping), tags: tags)
+  }
+
+  /// The columns in which what must stay of a name is whole: the own name of a function, and its line.
+  package func leastColumns(by grouping: HeapGrouping) -> Int {
+    switch (grouping, key) {
+    case (.site, _): return frames.first.map { Answer.leastColumns(of: $0) } ?? 0
+    case (.function, .name(let name)):
+      let text = TextLayout.printable(name)
+      return TextLayout.width(FunctionName.ownName(of: FunctionName.shorterForms(of: text).last ?? text))
+    case _: return 0
+    }
+  }
+
       let name = Answer.name(of: Answer.Thread(id: thread.id, name: thread.name))
       return TextLayout.fit(thread.state == .ended ? "\(name), ended" : name, columns: columns)
     case (_, .name(let name)) where !name.isEmpty:

@@ -146,6 +146,8 @@ package struct WatchState {
     problem = ""
     let isFirst = began == nil
     if isFirst {
+  /// Columns of the widest name that was in sight since the last key: so columns do not come and go by themselves.
+  var widestName = 0
       began = new.time
       wasWhole = new.rowCount <= Double(new.rows.count)
     }
@@ -192,10 +194,10 @@ package struct WatchState {
     let names = TopTable.texts(of: look.rows.map { Self.short($0.site) }, by: grouping, columns: columns)
     let wanted = filter.lowercased()
     var rows: [Shown] = []
-    for (row, name) in zip(look.rows, names) {
+    for (row, (name, piece)) in zip(look.rows, names.map { ($0.text, $0.piece) }) {
       // A name that is shortened may hide what is looked for.
       if !wanted.isEmpty, !name.lowercased().contains(wanted), !Self.words(of: row).contains(wanted) { continue }
-      var shown = Shown(row: row, name: name)
+      var shown = Shown(row: row, name: name, piece: piece)
       let known = series[row.key]
       shown.change = known?.base.map { row.bytes - $0 }
       shown.rate = known?.rate
@@ -209,6 +211,8 @@ package struct WatchState {
       let result: Bool?
       if order == .name {
         result = a.element.name == b.element.name ? nil : a.element.name < b.element.name
+    /// What tells the row from others that would look like it; empty where there are none.
+    var piece = ""
       } else {
         let (left, right) = (Self.rank(a.element, order), Self.rank(b.element, order))
         result = left == right ? nil : left > right
@@ -216,13 +220,6 @@ package struct WatchState {
       guard let result else { return a.offset < b.offset }
       return result != isReversed
     }.map(\.element)
-  }
-
-  /// A site without the function that was called, as there is little room: it shows where rows would be alike.
-  private static func short(_ site: SiteTable.Site) -> SiteTable.Site {
-    var site = site
-    if !site.frames.isEmpty { site.function = nil }
-    return site
   }
 
   private static func words(of row: WatchLook.Row) -> String {
@@ -335,6 +332,7 @@ package struct WatchState {
       }
     case "d": return toggleMark()
     case "g":
+    widestName = 0
       let all = HeapGrouping.allCases
       grouping = all[((all.firstIndex(of: grouping) ?? 0) + 1) % all.count]
       begin()

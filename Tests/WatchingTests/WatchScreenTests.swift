@@ -104,6 +104,51 @@ struct WatchScreenTests {
     #expect(text(&state, 160)[3].contains("\(name) (shop.c:7)"))
   }
 
+  @Test("columns that matter less go before a name is cut, and do not come and go by themselves")
+  func namesFirst() {
+    func frames(_ rows: [WatchLook.Row]) -> [WatchLook.Row] {
+      rows.map { row in
+        var row = row
+        row.site.frames[0].file = "Objects/unicodeobject.c"
+        row.site.frames[0].line = 1425
+        return row
+      }
+    }
+    var twins = frames([row("PyUnicode_New", bytes: 9), row("PyUnicode_New", bytes: 8)])
+    for index in twins.indices {
+      twins[index].key = "\(index)"
+      twins[index].site.key = .site(
+        pc: 0x58_4305 + UInt64(index), module: 1, allocator: 1, function: "malloc")
+    }
+    var state = WatchState(processID: 42)
+    state.take(look(1, twins))
+    let lines = text(&state)
+    #expect(lines[3].contains("PyUnicode_New (") && lines[3].hasSuffix(":1425) [0x584305]"), "\(lines[3])")
+    #expect(lines[2].contains("OLDEST") && !lines[2].contains("MEDIAN"), "\(lines[2])")
+    // A longer name comes, and goes: the columns stay until a key is pressed.
+    state.take(look(2, twins + frames([row("PyFunction_NewWithQualifiedName_WithClosure", bytes: 1)])))
+    let wide = text(&state)
+    #expect(wide[5].contains("PyFunction_NewWithQualifiedName_WithClosure:1425"), "\(wide[5])")
+    #expect(!["SHARE", "OLDEST", "MEDIAN"].contains { wide[2].contains($0) } && wide[2].contains("RATE"), "\(wide[2])")
+    state.take(look(3, twins))
+    #expect(text(&state)[2] == wide[2])
+    _ = state.press(.down)
+    #expect(text(&state)[2] == lines[2])
+    // What the rows are sorted by stays.
+    _ = state.press(.character("8"))
+    #expect(text(&state)[2].contains("vMEDIAN") && text(&state)[3].contains("PyUnicode_New"))
+    // A wider terminal has room for all.
+    #expect(text(&state, 120)[2].contains("MEDIAN") && text(&state, 120)[2].contains("SHARE"))
+    for name in ["PyUnicode_New", "aeCreateEventLoop", "unicode_decode_utf8"] {
+      for columns in [80, 60, 40] {
+        var state = WatchState(processID: 42)
+        state.take(look(1, frames([row(name, bytes: 5)])))
+        let line = text(&state, columns)[3]
+        #expect(line.contains(name) && line.contains(":1425"), "\(columns): \(line)")
+      }
+    }
+  }
+
   @Test("keys sort, turn round, filter, group, and select")
   func keys() throws {
     var state = watched()
