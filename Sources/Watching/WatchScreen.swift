@@ -114,6 +114,7 @@ extension WatchState {
       phrases.append(interval > 1.05 ? "\(every), as a look takes \(Units.duration(cost))" : every)
     }
     if look != nil, ending == nil { phrases.append("watched for \(ShortNumbers.duration(watched))") }
+    if look != nil, compared + 0.5 < watched { phrases.append("CHANGE of \(ShortNumbers.duration(compared))") }
     if let sinceMark { phrases.append("made since \(sinceMark)") }
     if let windowWords { phrases.append(windowWords) }
     if !filter.isEmpty { phrases.append("with \"\(filter)\"") }

@@ -178,6 +178,38 @@ struct WatchScreenTests {
     #expect(state.press(.character("q")) == .quit)
   }
 
+  @Test("the change since watching began outlasts filters, other groups and marks")
+  func changeStays() {
+    var state = watched()
+    func change(_ name: String) -> Double? { state.rows(columns: 40).first { $0.row.key == name }?.change }
+    #expect(change("leak") == 10_240)
+    for character in "/leak" { _ = state.press(.character(character)) }
+    _ = state.press(.enter)
+    #expect(change("leak") == 10_240 && state.rows(columns: 40).count == 1)
+    _ = state.press(.escape)
+    // All groups, and back to the first; of another group it is the change since that was first shown.
+    for (turn, grouping) in (Array(HeapGrouping.allCases.dropFirst()) + [HeapGrouping.site]).enumerated() {
+      let time = 110 + 2 * Double(turn)
+      #expect(state.press(.character("g")) == .look && state.grouping == grouping && state.look == nil)
+      guard grouping != .site else { continue }
+      state.take(look(time, [row("leak", bytes: 3e5)]))
+      state.take(look(time + 1, [row("leak", bytes: 3e5 + 7)]))
+      #expect(change("leak") == 7 && text(&state)[1].contains("CHANGE of 1s"), "\(text(&state)[1])")
+    }
+    var marked = look(130, [row("leak", bytes: 1e5 + 20_000), row("new", bytes: 3)])
+    marked.marks = [("x", 1)]
+    state.take(marked)
+    #expect(change("leak") == 20_000 && change("new") == 3)
+    #expect(text(&state)[1].contains("watched for 30s") && !text(&state)[1].contains("CHANGE"), "\(text(&state)[1])")
+    #expect(state.press(.character("d")) == .look && state.sinceMark == "x")
+    state.take(look(131, [row("leak", bytes: 50)]))
+    state.take(look(132, [row("leak", bytes: 60)]))
+    #expect(change("leak") == 10)
+    #expect(state.press(.character("d")) == .look && state.sinceMark == nil)
+    state.take(look(133, [row("leak", bytes: 1e5 + 30_000)]))
+    #expect(change("leak") == 30_000)
+  }
+
   @Test("a mark is set by its name, and what was made since is asked for")
   func marks() {
     var state = watched()
