@@ -328,7 +328,7 @@ struct WatchScreenTests {
     let rate = ChangeReport(from: first, to: last, by: .site, .rate, limit: 2)
     #expect(rate.rows.map(\.row.key) == ["new", "cache"] && rate.rowCount == 4)
     for line in rate.text.split(separator: "\n") { #expect(TextLayout.width(String(line)) <= 80, "\(line)") }
-    #expect(rate.text.contains("2 sites are not shown") && rate.text.contains("1007 blocks of 9.8K allocated"))
+    #expect(rate.text.contains("2 sites are not shown") && rate.text.contains("1,007 blocks of 9.8 KiB allocated"))
     let json = try JSONValue(Array(growth.json.utf8))
     #expect(json["rows"]?.elements.first?["bytes_per_second"]?.count == 5000)
     #expect(json["rows"]?.elements.first?["key"]?.text?.escaped == "new")
@@ -348,7 +348,7 @@ struct WatchScreenTests {
     first.rowCount = 3
     let gone = ChangeReport(from: first, to: first.emptied(at: 12), by: .site, .growth, limit: 10)
     #expect(gone.rows.map(\.change) == [-7, -300, -500] && gone.uncomparedCount == 0)
-    #expect(gone.text.contains("807 live at first and 0 at last"))
+    #expect(gone.text.contains("807 B live at first and 0 B at last"))
     // Numbers of a damaged index.
     first.rows[0].allocated = (.infinity, 1e300)
     last.rows[0].allocated = (0, .nan)
