@@ -18,7 +18,7 @@ extension TopTable {
       return TextLayout.text(of: lines + losses.lines)
     }
     if let totalsProblem { lines += TextLayout.fill("totals: \(totalsProblem)", indent: "") }
-    guard total.blocks > 0 else { return TextLayout.text(of: lines + losses.lines) }
+    guard total.blocks > 0 else { return TextLayout.text(of: lines + mappedLines + losses.lines) }
 
     // bounded: digits of numbers, and columns of a line
     let bytesWidth = max(5, Units.grouped(total.bytes).count)
@@ -49,10 +49,19 @@ extension TopTable {
       lines.append(line((other, table.otherBirths), Units.count(hidden, "other \(grouping.noun)")))
     }
     if sites.count > 1 || other.blocks > 0 { lines.append(line((total, table.births), "all")) }
+    lines += mappedLines
     for problem in sites.flatMap(\.frames).problems {
       lines += TextLayout.fill("names: \(TextLayout.printable(problem))", indent: "")
     }
     return TextLayout.text(of: lines + losses.lines)
+  }
+
+  /// What an allocator of the program's own may hold, from a hundredth of what the table has on.
+  private var mappedLines: [String] {
+    guard mappedBeside.blocks > 0, mappedBeside.bytes >= total.bytes / 100 else { return [] }
+    return TextLayout.fill(
+      "besides: \(Units.bytes(mappedBeside.bytes)) in \(Units.count(mappedBeside.blocks, "mapping")) of the program's "
+        + "own, listed by --mapped", indent: "")
   }
 
   private func age(of births: SiteTable.Births) -> String {
@@ -140,15 +149,6 @@ extension TopTable.Total {
 }
 
 extension TopTable.Site {
-  /// What the row's blocks have in common, in at most `columns`.
-  func name(by grouping: HeapGrouping, columns: Int) -> String {
-    switch (grouping, key) {
-    case (.site, _): return description(columns: columns)
-    case (_, .bucket(let number)):
-      let text = grouping == .size ? Self.sizes(number) : Self.ages(number)
-      return TextLayout.fit(text, columns: columns)
-    case (.thread, _):
-      guard let thread else { return TextLayout.fit("not known", columns: columns) }
   fileprivate func row(by grouping: HeapGrouping, showsFunction: Bool) -> DistinctRows.Row {
     var shown = self
     if !showsFunction, !frames.isEmpty { shown.function = nil }
@@ -168,6 +168,15 @@ extension TopTable.Site {
     }
   }
 
+  /// What the row's blocks have in common, in at most `columns`.
+  func name(by grouping: HeapGrouping, columns: Int) -> String {
+    switch (grouping, key) {
+    case (.site, _): return description(columns: columns)
+    case (_, .bucket(let number)):
+      let text = grouping == .size ? Self.sizes(number) : Self.ages(number)
+      return TextLayout.fit(text, columns: columns)
+    case (.thread, _):
+      guard let thread else { return TextLayout.fit("not known", columns: columns) }
       let name = Answer.name(of: Answer.Thread(id: thread.id, name: thread.name))
       return TextLayout.fit(thread.state == .ended ? "\(name), ended" : name, columns: columns)
     case (_, .name(let name)) where !name.isEmpty:
