@@ -23,7 +23,7 @@ build: ## the agent, the kit, allocsctl and allocsd, for release
 	$(BUILD)
 	scripts/build-kit '$(BIN)'
 
-demo: ## start redis-server under the agent and ask what lies at addresses of it
+demo: ## start redis-server under the agent, ask what lies at addresses of it, and who holds its memory
 	@scripts/install-dependencies build demo
 	$(BUILD) --product allocs_agent
 	$(BUILD) --product allocsctl

@@ -264,17 +264,31 @@ extension Answer {
 
   /// `function (file:line)`, else `function in module`, in at most `columns`. A function without a name is
   /// `module+0x1234`, or its address if it is in no module. A text that is too long loses its least important part: of
-  /// the function the parameters and the like, then of the file the middle of its name. The line number stays, and so
-  /// does the function's scope as long as there is room for it at all.
+  /// the function the parameters and the like, then of the file the middle of its name, then the file (`function:line`)
+  /// or the module, then the scope that the function is declared in, and its own name last. The line number stays.
   package static func describe(_ frame: Frame, columns: Int) -> String {
     if let whole = whole(frame, columns: columns) { return whole }
-    let function = name(of: frame)
-    let shortest = FunctionName.shorterForms(of: function).last ?? function
-    let place = place(of: frame).map { "\($0.before)\(TextLayout.fit($0.name, columns: 1))\($0.after)" } ?? ""
-    let room = columns &- TextLayout.width(place)
+    let shortest = shortestName(of: frame)
+    let line = shortLine(of: frame)
+    let room = columns &- TextLayout.width(line)
     // Less than three characters of a name tell nothing.
-    guard room > 3 || place.isEmpty else { return TextLayout.fit(shortest, columns: columns) }
-    return "\(fitName(shortest, columns: room))\(place)"
+    guard room > 3 || line.isEmpty else { return TextLayout.fit(shortest, columns: columns) }
+    return "\(fitName(shortest, columns: room))\(line)"
+  }
+
+  /// The columns in which the function's own name and the line are whole.
+  static func leastColumns(of frame: Frame) -> Int {
+    TextLayout.width(FunctionName.ownName(of: shortestName(of: frame))) &+ TextLayout.width(shortLine(of: frame))
+  }
+
+  private static func shortestName(of frame: Frame) -> String {
+    let function = name(of: frame)
+    return FunctionName.shorterForms(of: function).last ?? function
+  }
+
+  /// The line alone, without its file.
+  private static func shortLine(of frame: Frame) -> String {
+    frame.file == nil ? "" : frame.line.map { ":\($0)" } ?? ""
   }
 
   /// The name of a function in at most `columns`: its own name before what it is declared in.

@@ -131,45 +131,48 @@ extension CallTree {
     // bounded: digits of numbers, columns of a line, and counts of what is in memory
     let bytesWidth = max(5, Units.grouped(total.bytes).count)
     let blocksWidth = max(6, Units.grouped(total.blocks).count)
-    func line(_ sum: (bytes: String, share: String, blocks: String), _ indent: Int, _ rest: (Int) -> String) -> String {
-      let head =
-        TextLayout.padded(sum.bytes, left: bytesWidth) + TextLayout.padded(sum.share, left: 8)
+    // bounded: columns of a line
+    let numbersWidth = bytesWidth + blocksWidth + 12
+    // Of a deep tree the names stay, and the indentation ends.
+    func spaces(_ indent: Int) -> Int { min(indent &* 2, max(0, TextLayout.columns &- numbersWidth &- 40)) }
+    func line(_ sum: (bytes: String, share: String, blocks: String), _ indent: Int, _ rest: String) -> String {
+      TextLayout.padded(sum.bytes, left: bytesWidth) + TextLayout.padded(sum.share, left: 8)
         + TextLayout.padded(sum.blocks, left: blocksWidth + 2) + "  "
-      // Of a deep tree the names stay, and the indentation ends.
-      let spaces = min(indent, max(0, TextLayout.columns - head.count - 40))
-      return head + String(repeating: " ", count: spaces) + rest(TextLayout.columns - head.count - spaces)
+        + String(repeating: " ", count: max(0, spaces(indent))) + rest
     }
     lines.append(
-      line(("BYTES", "SHARE", "BLOCKS"), 0) { _ in isInverted ? "ALLOCATED BY, CALLED BY" : "CALLERS, ALLOCATED BY" })
+      line(("BYTES", "SHARE", "BLOCKS"), 0, isInverted ? "ALLOCATED BY, CALLED BY" : "CALLERS, ALLOCATED BY"))
     var indents = [0: -1]
+    for place in order.dropFirst() {
+      indents[place] = (indents[nodes[place].parent] ?? 0) &+ (isChained(nodes[place]) ? 0 : 1)
+    }
+    let names = names(of: order) { TextLayout.columns &- numbersWidth &- spaces(indents[$0] ?? 0) }
     var meter = BudgetMeter(interval: 16)
     var next = 1
     while next < order.count, meter.goesOn() {
       let place = order[next]
       let node = nodes[place]
       let isChain = isChained(node)
-      let indent = (indents[node.parent] ?? 0) + (isChain ? 0 : 1)
+      let indent = indents[place] ?? 0
       if isChain {
         var end = next + 1
         while end < order.count, nodes[order[end]].parent == order[end - 1], isChained(nodes[order[end]]) { end += 1 }
         let (first, last) = (next + Self.chainEnds, end - Self.chainEnds)
         for index in next..<max(next, end) {
-          indents[order[index]] = indent
           if last - first > 1, index == first {
-            lines.append(line(("", "", ""), indent * 2) { _ in "… \(Units.count(UInt64(last - first), "call"))" })
+            lines.append(line(("", "", ""), indent, "… \(Units.count(UInt64(last - first), "call"))"))
           }
           if last - first > 1, index >= first, index < last { continue }
-          lines.append(line(("", "", ""), indent * 2) { name(of: nodes[order[index]], columns: $0) })
+          lines.append(line(("", "", ""), indent, names[order[index]] ?? ""))
         }
         next = end
         continue
       }
-      indents[place] = indent
       let sum = (
         Units.grouped(node.total.bytes), Units.share(node.total.bytes, of: total.bytes),
         Units.grouped(node.total.blocks)
       )
-      lines.append(line(sum, indent * 2) { name(of: node, columns: $0) })
+      lines.append(line(sum, indent, names[place] ?? ""))
       next += 1
     }
     let hidden = nodes.count - order.count
@@ -177,6 +180,28 @@ extension CallTree {
       lines.append("  \(Units.countOf(UInt64(clamping: hidden), "smaller call is", "smaller calls are")) not shown")
     }
     return TextLayout.text(of: lines + losses.lines)
+  }
+
+  /// The names of nodes, in so many columns each; below one node no two of them look alike.
+  private func names(of order: [Int], columns: (Int) -> Int) -> [Int: String] {
+    var siblings: [Int: [Int]] = [:]
+    for place in order.dropFirst() { siblings[nodes[place].parent, default: []].append(place) }
+    var names: [Int: String] = [:]
+    var meter = BudgetMeter(interval: 16)
+    for parent in order {
+      guard let places = siblings[parent] else { continue }
+      guard meter.goesOn() else { break }
+      let rows = places.map { place in
+        DistinctRows.Row(
+          text: { name(of: nodes[place], columns: $0) },
+          least: { nodes[place].frame.map { Answer.leastColumns(of: $0) } ?? 0 },
+          whole: nodes[place].frame.map(Answer.wholeText) ?? "", tags: [])
+      }
+      // A node that has all of its parent's memory stands alone below it: others are indented alike.
+      let room = places.map(columns).min() ?? 0
+      for (place, text) in zip(places, DistinctRows.texts(rows, columns: room)) { names[place] = text }
+    }
+    return names
   }
 
   private func name(of node: Node, columns: Int) -> String {

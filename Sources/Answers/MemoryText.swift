@@ -33,7 +33,11 @@ extension MemoryAccount {
       lines.append(line(sum.resident, part.words, swapped: sum.swapped))
       guard part == .heap else { continue }
       if heap.knowsPages {
-        lines.append(line(heap.residentLive, "  \(Units.count(heap.blocks, "live block")), as asked for"))
+        let blocks = Units.count(heap.blocks, "live block")
+        lines.append(
+          line(
+            heap.residentLive,
+            heap.live > heap.residentLive ? "  resident part of \(blocks)" : "  \(blocks), as asked for"))
         lines.append(line(heap.beside, "  the rest of their pages: rounding, gaps"))
         lines.append(line(heap.free, "  pages without a live block"))
       } else {

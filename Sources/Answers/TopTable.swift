@@ -2,6 +2,8 @@
 // Live memory of a process by who allocated it, or by another property of blocks: one pass over all live allocations,
 // summed by context. From the sums by context, SiteTable makes those by allocation site.
 
+import Bounds
+import Glibc
 import IndexReader
 import Provenance
 import SystemAccess
@@ -37,6 +39,9 @@ public struct TopTable: Hashable, Sendable {
   var withoutContext: UInt64 = 0
   /// Of a process: its marks.
   var marks: MarkList?
+  /// Of a process: memory that it mapped itself, and that no block of the table lies in; nothing where mappings are
+  /// among the rows, or not all blocks are.
+  var mappedBeside = Total()
 
   public init(processID: Int32, command: [ForeignText], table: SiteTable, losses: Losses = Losses()) {
     self.processID = processID
@@ -93,8 +98,32 @@ extension ProcessView {
     }
     table.look = Look(clock: clock, window: scope.window, hasEnded: !isAlive)
     table.marks = marks(on: clock)
+    if scope.window.isAll, scope.group == nil, !scope.countsMappings { table.mappedBeside = mappedBeside() }
     table.ages = TopTable.Ages(sort: sort, scope.window)
     try checkIntact()
     return table
+  }
+  /// Mappings that are looked at, the largest: each costs a microsecond or two.
+  private static let mappingLimit = 1024
+
+  /// What the program mapped to write to, and in which no block lies: memory of an allocator of its own, such as
+  /// CPython's arenas.
+  private func mappedBeside() -> TopTable.Total {
+    var total = TopTable.Total()
+    // Of pools the chunks alone are known by their place.
+    if shared.segment.hasSuballocations { return total }
+    let own = mappedRanges.records(of: shared.segment).filter {
+      $0.isAnonymous && !$0.isBreak && !$0.isAgent && ($0.isMoved || $0.protection & 2 != 0)
+    }
+    var meter = BudgetMeter(interval: 16)
+    func size(_ record: MappingRecord) -> UInt64 { record.range.upperBound &- record.range.lowerBound }
+    // bounded: it is a constant
+    for record in own.sorted(by: { size($0) > size($1) }).prefix(Self.mappingLimit) {
+      guard meter.goesOn() else { break }
+      let next = shared.segment.allocation(after: record.range.lowerBound &- 1)
+      if let next, record.range.contains(next.base) { continue }
+      total.add(TopTable.Total(bytes: size(record), blocks: 1))
+    }
+    return total
   }
 }

@@ -18,7 +18,7 @@ extension TopTable {
       return TextLayout.text(of: lines + losses.lines)
     }
     if let totalsProblem { lines += TextLayout.fill("totals: \(totalsProblem)", indent: "") }
-    guard total.blocks > 0 else { return TextLayout.text(of: lines + losses.lines) }
+    guard total.blocks > 0 else { return TextLayout.text(of: lines + mappedLines + losses.lines) }
 
     // bounded: digits of numbers, and columns of a line
     let bytesWidth = max(5, Units.grouped(total.bytes).count)
@@ -49,10 +49,19 @@ extension TopTable {
       lines.append(line((other, table.otherBirths), Units.count(hidden, "other \(grouping.noun)")))
     }
     if sites.count > 1 || other.blocks > 0 { lines.append(line((total, table.births), "all")) }
+    lines += mappedLines
     for problem in sites.flatMap(\.frames).problems {
       lines += TextLayout.fill("names: \(TextLayout.printable(problem))", indent: "")
     }
     return TextLayout.text(of: lines + losses.lines)
+  }
+
+  /// What an allocator of the program's own may hold, from a hundredth of what the table has on.
+  private var mappedLines: [String] {
+    guard mappedBeside.blocks > 0, mappedBeside.bytes >= total.bytes / 100 else { return [] }
+    return TextLayout.fill(
+      "besides: \(Units.bytes(mappedBeside.bytes)) in \(Units.count(mappedBeside.blocks, "mapping")) of the program's "
+        + "own, listed by --mapped", indent: "")
   }
 
   private func age(of births: SiteTable.Births) -> String {
@@ -120,11 +129,12 @@ extension TopTable {
 
   /// The names of rows, in `columns` each; no two of them alike.
   package static func texts(of rows: [Site], by grouping: HeapGrouping, columns: Int) -> [String] {
-    DistinctRows.texts(
-      rows.map { row in
-        DistinctRows.Row(
-          text: { row.name(by: grouping, columns: $0) }, whole: row.wholeName(by: grouping), tags: row.tags)
-      }, columns: columns)
+    DistinctRows.texts(rows.map { $0.row(by: grouping, showsFunction: true) }, columns: columns)
+  }
+
+  /// The names of rows where there is little room: without the function that was called, unless it tells them apart.
+  package static func shortTexts(of rows: [Site], by grouping: HeapGrouping, columns: Int) -> [DistinctRows.Text] {
+    DistinctRows.distinct(rows.map { $0.row(by: grouping, showsFunction: false) }, columns: columns)
   }
 }
 
@@ -139,6 +149,25 @@ extension TopTable.Total {
 }
 
 extension TopTable.Site {
+  fileprivate func row(by grouping: HeapGrouping, showsFunction: Bool) -> DistinctRows.Row {
+    var shown = self
+    if !showsFunction, !frames.isEmpty { shown.function = nil }
+    return DistinctRows.Row(
+      text: { shown.name(by: grouping, columns: $0) }, least: { leastColumns(by: grouping) },
+      whole: wholeName(by: grouping), tags: tags)
+  }
+
+  /// The columns in which what must stay of a name is whole: the own name of a function, and its line.
+  package func leastColumns(by grouping: HeapGrouping) -> Int {
+    switch (grouping, key) {
+    case (.site, _): return frames.first.map { Answer.leastColumns(of: $0) } ?? 0
+    case (.function, .name(let name)):
+      let text = TextLayout.printable(name)
+      return TextLayout.width(FunctionName.ownName(of: FunctionName.shorterForms(of: text).last ?? text))
+    case _: return 0
+    }
+  }
+
   /// What the row's blocks have in common, in at most `columns`.
   func name(by grouping: HeapGrouping, columns: Int) -> String {
     switch (grouping, key) {

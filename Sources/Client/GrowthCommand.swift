@@ -83,6 +83,8 @@ struct Growth: ParsableCommand {
   private static let pastMoments = 32
   /// Rows of a look.
   private static let lookLimit = 2000
+  /// A look may cost this part of the time between two looks at most: one in so many.
+  private static let share = 10.0
 
   func validate() throws {
     guard (1...1000).contains(limit) else { throw ValidationError("--limit must be a number from 1 to 1000.") }
@@ -109,6 +111,17 @@ struct Growth: ParsableCommand {
     let interrupted = Signal()
     interruption.onInterruption(interrupted.set)
     let source = try options.source()
+    // The first look is taken at once, and the last one half a step after the end at most.
+    let asked = Int(min(Double(Self.mostLooks), 1 + (whole / step + 0.5).rounded(.down)))
+    var isWarned = false
+    /// Says once, and as soon as it is known, that no verdict will come of this.
+    func warn(_ looks: Int, _ why: String) {
+      guard !isWarned, looks < GrowthSeries.fewestLooks else { return }
+      isWarned = true
+      complain(
+        "\(Units.count(UInt64(max(0, looks)), "look")) in \(Units.duration(whole))\(why): too few to tell what grows, "
+          + "for which it takes \(GrowthSeries.fewestLooks)")
+    }
     let progress = Progress(whole)
     defer { progress.end() }
 
@@ -117,6 +130,8 @@ struct Growth: ParsableCommand {
     var moments: [Double] = []
     var hasEnded = false
     var isInterrupted = false
+    /// What the dearest look took for which the next one had to wait; 0 if all came when they should.
+    var delay = 0.0
     let start = seconds(of: CLOCK_MONOTONIC)
     while true {
       let now = seconds(of: CLOCK_REALTIME)
@@ -132,15 +147,25 @@ struct Growth: ParsableCommand {
       series.add(look)
       let taken = seconds(of: CLOCK_MONOTONIC) - start
       hasEnded = look.hasEnded
+      warn(asked, "")
       guard !hasEnded, !isInterrupted, taken + step / 2 <= whole, moments.count < Self.mostLooks else { break }
       progress.show(taken)
-      // By the clock, so that looks that take long do not add up; but a look may cost a tenth of the time at most.
+      // By the clock, so that looks that take long do not add up.
       let cost = seconds(of: CLOCK_MONOTONIC) - look.time
-      let next = max(start + Double(moments.count) * step, look.time + cost * 10)
+      let planned = start + Double(moments.count) * step
+      let next = max(planned, look.time + cost * Self.share)
+      // The first look reads all names, which is done once.
+      if next > planned, moments.count > 1 {
+        delay = max(delay, cost)
+        warn(
+          moments.count + Int(min(100, max(0, whole - taken) / max(1e-6, cost * Self.share))),
+          ", as a look takes \(Units.duration(cost))")
+      }
       isInterrupted = interrupted.wait(seconds: max(0, next - seconds(of: CLOCK_MONOTONIC)))
     }
-    let report = try report(source, scope, series, moments)
+    var report = try report(source, scope, series, moments)
     progress.end()
+    if delay > 0, report.looks < asked, !hasEnded, !isInterrupted { report.delay = delay }
     try StandardOutput.write(json ? report.json + "\n" : report.text)
     if isInterrupted { throw ExitCode(128 + SIGINT) }
   }

@@ -127,7 +127,8 @@ struct ReplayCommand: ParsableCommand {
                        [--until <when>] [--older <age>] [--younger <age>]
                        [--sort bytes|blocks|age|newest|name|rate] [--totals]
                        [--limit <number>] [--wrapper <pattern>] ...
-                       [--level chunk] [--query <address>] [--json]
+                       [--level block|chunk] [--query <address>]
+                       [--json]
       """,
     discussion: """
       By default the moment of its end. Times count from the recording's start. The table is the one that `top` makes \

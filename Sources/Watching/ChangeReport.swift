@@ -118,31 +118,33 @@ package struct ChangeReport {
     let ending = last.hasEnded ? ", which has ended" : ""
     var phrases = [
       "\(name)process \(last.processID)\(ending): watched for \(Units.duration(watched))",
-      "\(ShortNumbers.bytes(first.total.bytes)) live at first and \(ShortNumbers.bytes(last.total.bytes)) at last",
+      "\(WatchWords.bytes(first.total.bytes)) live at first and \(WatchWords.bytes(last.total.bytes)) at last",
     ]
     if let allocated {
       let noun = allocated.blocks == 1 ? "block" : "blocks"
       phrases.append(
-        "\(ShortNumbers.count(allocated.blocks)) \(noun) of \(ShortNumbers.bytes(allocated.bytes)) allocated")
+        "\(WatchWords.count(allocated.blocks)) \(noun) of \(WatchWords.bytes(allocated.bytes)) allocated")
     }
     var lines = TextLayout.wrap(phrases, indent: "")
     if last.lostBlocks > 0 {
-      lines.append("  missing  \(ShortNumbers.count(last.lostBlocks)) blocks are not in the index")
+      lines.append("  missing  \(Units.count(ShortNumbers.whole(last.lostBlocks), "block")) not in the index")
     }
-    func line(_ cells: [String], _ name: String) -> String {
-      zip(cells, [7, 8, 9, 9, 7, 7]).map { TextLayout.padded($0, left: $1) }.joined() + "  " + name
+    var cells = [["BYTES", "CHANGE", "BYTES/S", "MADE", "FREED", "LIFE"]]
+    cells += rows.map { row in
+      [
+        row.last.map { WatchWords.bytes($0.bytes) } ?? "-", row.change.map { WatchWords.change($0) } ?? "-",
+        row.allocated.map { WatchWords.bytes(perSecond($0.bytes)) } ?? "-",
+        row.allocated.map { WatchWords.count($0.blocks) } ?? "-",
+        row.freedBlocks.map { WatchWords.count($0) } ?? "-", row.life.map { Units.life($0) } ?? "-",
+      ]
     }
-    lines.append(line(["BYTES", "CHANGE", "RATE", "MADE", "FREED", "LIFE"], grouping.title))
-    let names = TopTable.texts(of: rows.map(\.row.site), by: grouping, columns: TextLayout.columns - 49)
-    for (row, name) in zip(rows, names) {
-      lines.append(
-        line(
-          [
-            row.last.map { ShortNumbers.bytes($0.bytes) } ?? "-", row.change.map { ShortNumbers.change($0) } ?? "-",
-            row.allocated.map { ShortNumbers.flow(perSecond($0.bytes)) } ?? "-",
-            row.allocated.map { ShortNumbers.count($0.blocks) } ?? "-",
-            row.freedBlocks.map { ShortNumbers.count($0) } ?? "-", row.life.map { ShortNumbers.life($0) } ?? "-",
-          ], name))
+    let widths = cells[0].indices.map { column in
+      (cells.map { TextLayout.width($0[column]) }.max() ?? 0) + (column == 0 ? 0 : 2)
+    }
+    let room = max(8, TextLayout.columns - widths.reduce(2, +))
+    let names = [grouping.title] + TopTable.texts(of: rows.map(\.row.site), by: grouping, columns: room)
+    for (row, name) in zip(cells, names) {
+      lines.append("\(zip(row, widths).map { TextLayout.padded($0, left: $1) }.joined())  \(name)")
     }
     let hidden = rowCount - rows.count
     if hidden > 0 {

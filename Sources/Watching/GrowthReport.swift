@@ -18,6 +18,8 @@ package struct GrowthReport {
   /// How many seconds it was watched, and how many looks were taken.
   package var watched: Double
   package var looks: Int
+  /// What a look took, if so much that fewer were taken than asked for; else 0.
+  package var delay = 0.0
   /// Live bytes at the first look, and at the last.
   package var total: (first: Double, last: Double)
   package var lostBlocks: Double
@@ -108,17 +110,25 @@ package struct GrowthReport {
       [
         "\(name)process \(processID)\(hasEnded ? ", which has ended" : ""): watched for \(Units.duration(watched))",
         Units.count(UInt64(looks), "look"),
-        "\(ShortNumbers.bytes(total.first)) live at first and \(ShortNumbers.bytes(total.last)) at last",
+        "\(WatchWords.bytes(total.first)) live at first and \(WatchWords.bytes(total.last)) at last",
       ], indent: "")
-    if lostBlocks > 0 { lines.append("  missing  \(ShortNumbers.count(lostBlocks)) blocks are not in the index") }
-    if !sites.isEmpty { lines.append("   BYTES  CHANGE  \(grouping.title)") }
-    let room = TextLayout.columns - 18
+    if delay > 0, looks > 1 {
+      lines.append(
+        "  looked   every \(Units.duration(watched / Double(looks - 1))), as a look took \(Units.duration(delay))")
+    }
+    if lostBlocks > 0 {
+      lines.append("  missing  \(Units.count(ShortNumbers.whole(lostBlocks), "block")) not in the index")
+    }
+    if !sites.isEmpty {
+      lines.append("     BYTES       CHANGE  \(grouping.title)")
+    }
+    let room = TextLayout.columns - 25
     let names = TopTable.texts(of: sites.map(\.row.site), by: grouping, columns: room)
     for (site, name) in zip(sites, names) {
       lines.append(
-        TextLayout.padded(ShortNumbers.bytes(site.last), left: 8)
-          + TextLayout.padded(ShortNumbers.change(site.last - site.first), left: 8) + "  " + name)
-      lines += TextLayout.fill(words(of: site), indent: String(repeating: " ", count: 18))
+        TextLayout.padded(WatchWords.bytes(site.last), left: 10)
+          + TextLayout.padded(WatchWords.change(site.last - site.first), left: 13) + "  " + name)
+      lines += TextLayout.fill(words(of: site), indent: String(repeating: " ", count: 25))
     }
     let hidden = siteCount - sites.count
     if hidden > 0 {
@@ -148,6 +158,7 @@ package struct GrowthReport {
     if hasEnded { writer.append(",\"ended\":true") }
     number(",\"watched_seconds\":", watched)
     writer.append(",\"look_count\":", decimal: UInt64(clamping: looks))
+    if delay > 0 { number(",\"look_seconds\":", delay, places: 3) }
     bytes(",\"first_bytes\":", total.first)
     bytes(",\"last_bytes\":", total.last)
     writer.append(",\"group\":", string: grouping.rawValue)

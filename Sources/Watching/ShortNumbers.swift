@@ -66,3 +66,16 @@ package enum ShortNumbers {
     return percent < 0.05 ? "<0.1%" : "\(Units.tenths(percent))%"
   }
 }
+
+/// Numbers of looks as all other answers have them.
+enum WatchWords {
+  /// `96 B`, `1.0 MiB`.
+  static func bytes(_ value: Double) -> String { Units.rounded(ShortNumbers.whole(value.rounded())) }
+
+  /// `+1.0 MiB`, `-96 B`, `0`.
+  static func change(_ value: Double) -> String {
+    value == 0 ? "0" : (value > 0 ? "+" : "-") + bytes(value.magnitude)
+  }
+
+  static func count(_ value: Double) -> String { Units.grouped(ShortNumbers.whole(value.rounded())) }
+}

@@ -42,9 +42,19 @@ extension WatchState {
   ]
   /// Columns that a name has at least, as long as there are numbers beside the bytes.
   private static let nameWidth = 24
+  /// Columns that are left out before a name is cut.
+  private static let dispensable: [WatchColumn] = [.share, .oldest, .median]
+  /// Columns of what tells a row from others, without its brackets, for which numbers are left out.
+  private static let pieceWidth = 10
 
-  /// The columns that a terminal has room for; that of the order is always among them.
-  private func columns(_ width: Int) -> [Column] {
+  /// The columns that a name takes before it loses what matters: of a function the own name and the line.
+  private func leastColumns(of shown: Shown) -> Int {
+    let piece = shown.piece.isEmpty ? 0 : min(TextLayout.width(shown.piece), Self.pieceWidth) + 3
+    return shown.row.site.leastColumns(by: grouping) + piece
+  }
+
+  /// The columns that a terminal has room for beside names of `nameWidth`; that of the order is always among them.
+  private func columns(_ width: Int, nameWidth: Int) -> [Column] {
     var all = Self.columns
     if sort == .growth { all.insert(Column(kind: .growth, width: 10), at: 1) }
     if sort == .newest { all.insert(Column(kind: .newest, width: 7), at: 1) }
@@ -54,9 +64,12 @@ extension WatchState {
     }
     if let place = all.firstIndex(where: { $0.kind == sort }) { all.insert(all.remove(at: place), at: 0) }
     var room = width - Self.nameWidth
+    var spare = width - nameWidth
     var chosen: [Column] = []
     for column in all {
-      guard chosen.isEmpty || room >= column.width + 1 else { break }
+      let isDispensable = !chosen.isEmpty && Self.dispensable.contains(column.kind)
+      guard chosen.isEmpty || room >= column.width + 1, !isDispensable || spare >= column.width + 1 else { break }
+      spare -= column.width + 1
       chosen.append(column)
       room -= column.width + 1
     }
@@ -101,6 +114,7 @@ extension WatchState {
       phrases.append(interval > 1.05 ? "\(every), as a look takes \(Units.duration(cost))" : every)
     }
     if look != nil, ending == nil { phrases.append("watched for \(ShortNumbers.duration(watched))") }
+    if look != nil, compared + 0.5 < watched { phrases.append("CHANGE of \(ShortNumbers.duration(compared))") }
     if let sinceMark { phrases.append("made since \(sinceMark)") }
     if let windowWords { phrases.append(windowWords) }
     if !filter.isEmpty { phrases.append("with \"\(filter)\"") }
@@ -122,26 +136,36 @@ extension WatchState {
   }
 
   private mutating func table(_ width: Int, _ height: Int) -> [ScreenLine] {
-    let columns = columns(width)
-    let numbers = columns.reduce(0) { $0 + $1.width + 1 }
-    let room = max(1, width - numbers)
-    let rows = rows(columns: room)
+    let hasStatus = height >= 5
+    let hasHeading = height >= 4
+    let hasFooter = height >= 6 || prompt != nil || !problem.isEmpty && height >= 3
+    let space = max(1, height - 1 - (hasStatus ? 1 : 0) - (hasHeading ? 1 : 0) - (hasFooter ? 1 : 0))
+    pageSize = space
+    var columns = columns(width, nameWidth: widestName)
+    func room() -> Int { max(1, width - columns.reduce(0) { $0 + $1.width + 1 }) }
+    /// The first row in sight; the selected one is.
+    func top(_ rows: [Shown]) -> Int { max(0, min(self.selection(among: rows) - space / 2, rows.count - space)) }
+    var rows = rows(columns: room())
+    let widest = rows.dropFirst(top(rows)).prefix(space).map { leastColumns(of: $0) }.max() ?? 0
+    if widest > widestName {
+      widestName = widest
+      let fewer = self.columns(width, nameWidth: widest)
+      if fewer.count < columns.count {
+        columns = fewer
+        rows = self.rows(columns: room())
+      }
+    }
     var lines = [ScreenLine(title, .title)]
-    if height >= 5 { lines.append(ScreenLine(status, ending == nil ? .plain : .warning)) }
-    if height >= 4 {
+    if hasStatus { lines.append(ScreenLine(status, ending == nil ? .plain : .warning)) }
+    if hasHeading {
       let cells = columns.map { column in
         let mark = column.kind == sort ? (isReversed ? "^" : "v") : ""
         return TextLayout.padded(mark + column.kind.title, left: column.width) + " "
       }
       lines.append(ScreenLine(cells.joined() + grouping.title, .heading))
     }
-    let hasFooter = height >= 6 || prompt != nil || !problem.isEmpty && height >= 3
-    let space = max(1, height - lines.count - (hasFooter ? 1 : 0))
-    pageSize = space
-    let selection = selection(among: rows)
-    // The selected row stays in sight.
-    let top = max(0, min(selection - space / 2, rows.count - space))
-    for (index, shown) in rows.enumerated().dropFirst(top).prefix(space) {
+    let selection = self.selection(among: rows)
+    for (index, shown) in rows.enumerated().dropFirst(top(rows)).prefix(space) {
       let cells = columns.map { TextLayout.padded(cell(shown, $0.kind), left: $0.width) + " " }
       let style: ScreenLine.Style =
         index == selection

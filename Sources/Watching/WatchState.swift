@@ -97,6 +97,20 @@ package struct WatchState {
     var life: Double? { MeanLife.seconds(flows) }
   }
 
+  /// What rows are, and since which mark blocks count.
+  private struct Question: Hashable {
+    var grouping: HeapGrouping
+    var mark: String?
+  }
+
+  /// What was watched of one question.
+  private struct History {
+    /// Its first look; and whether that listed all rows.
+    var began: Double?
+    var wasWhole = true
+    var series: [String: Series] = [:]
+  }
+
   package let processID: Int32
   package var look: WatchLook?
   package var grouping: HeapGrouping
@@ -124,11 +138,16 @@ package struct WatchState {
   package var cost = 0.0
   /// The key of the row that is selected; nil: the first.
   var selected: String?
-  private var began: Double?
-  private var wasWhole = true
-  private var series: [String: Series] = [:]
+  /// What was watched of the present question.
+  private var history = History()
+  /// And of the questions before: with them the change since watching began outlasts other groups and marks.
+  private var kept: [Question: History] = [:]
+  /// The first look of all.
+  private var start: Double?
   /// The number of rows that were shown last, for keys that go by pages.
   package var pageSize = 10
+  /// Columns of the widest name that was in sight since the last key: so columns do not come and go by themselves.
+  var widestName = 0
 
   package init(
     processID: Int32, by grouping: HeapGrouping = .site, sort: WatchColumn = .bytes, windowWords: String? = nil
@@ -139,38 +158,51 @@ package struct WatchState {
   // MARK: looks
 
   /// Seconds since watching began, at the last look.
-  var watched: Double { look.flatMap { look in began.map { look.time - $0 } } ?? 0 }
+  var watched: Double { seconds(since: start) }
+
+  /// Seconds since the look with which CHANGE compares.
+  var compared: Double { seconds(since: history.began) }
+
+  private func seconds(since time: Double?) -> Double { look.flatMap { look in time.map { look.time - $0 } } ?? 0 }
 
   /// Takes a look that was asked for with the present group and window.
   package mutating func take(_ new: WatchLook) {
     problem = ""
-    let isFirst = began == nil
+    let isFirst = history.began == nil
     if isFirst {
-      began = new.time
-      wasWhole = new.rowCount <= Double(new.rows.count)
+      history.began = new.time
+      history.wasWhole = new.rowCount <= Double(new.rows.count)
+      if start == nil { start = new.time }
     }
+    let (began, wasWhole) = (history.began ?? new.time, history.wasWhole)
     var seen: Set<String> = []
     for row in new.rows {
       seen.insert(row.key)
-      var known = series[row.key] ?? Series(base: isFirst ? row.bytes : wasWhole ? 0 : nil)
-      if !isFirst, known.all.isEmpty, wasWhole { known.add(Trend.Point(began ?? new.time, 0)) }
+      var known = history.series[row.key] ?? Series(base: isFirst ? row.bytes : wasWhole ? 0 : nil)
+      if !isFirst, known.all.isEmpty, wasWhole { known.add(Trend.Point(began, 0)) }
       known.add(Trend.Point(new.time, row.bytes))
       known.add(row, at: new.time)
-      series[row.key] = known
+      history.series[row.key] = known
     }
     // A row that is not listed has no numbers at this look, and those of before belong to other seconds.
-    for key in series.keys where !seen.contains(key) { series[key]?.flows = [] }
+    for key in history.series.keys where !seen.contains(key) { history.series[key]?.flows = [] }
     // What has no blocks any more is not listed, where all rows are.
     if new.rowCount <= Double(new.rows.count) {
-      for key in series.keys where !seen.contains(key) { series[key]?.add(Trend.Point(new.time, 0)) }
+      for key in history.series.keys where !seen.contains(key) { history.series[key]?.add(Trend.Point(new.time, 0)) }
     }
     look = new
   }
 
-  /// Forgets what was watched: rows are of other groups, or of another window.
-  private mutating func begin() {
-    (look, began, selected) = (nil, nil, nil)
-    series = [:]
+  /// Turns to rows of another group, or of another mark; what was watched of the present ones is kept.
+  private mutating func turn(to grouping: HeapGrouping, since mark: String?) {
+    kept[Question(grouping: self.grouping, mark: sinceMark)] = history
+    (self.grouping, sinceMark) = (grouping, mark)
+    // Of marks the last one is kept, however many are set.
+    if mark != nil { kept = kept.filter { $0.key.mark == nil || $0.key.mark == mark } }
+    history = kept.removeValue(forKey: Question(grouping: grouping, mark: mark)) ?? History()
+    // Rates are of the last looks, and there were none meanwhile.
+    for key in history.series.keys { history.series[key]?.flows = [] }
+    (look, selected) = (nil, nil)
   }
 
   // MARK: rows
@@ -179,6 +211,8 @@ package struct WatchState {
   struct Shown {
     var row: WatchLook.Row
     var name = ""
+    /// What tells the row from others that would look like it; empty where there are none.
+    var piece = ""
     var change: Double?
     var rate: Double?
     var life: Double?
@@ -189,14 +223,14 @@ package struct WatchState {
   /// The rows that pass the filter, in their order. `columns`: of a name.
   func rows(columns: Int) -> [Shown] {
     guard let look else { return [] }
-    let names = TopTable.texts(of: look.rows.map { Self.short($0.site) }, by: grouping, columns: columns)
+    let names = TopTable.shortTexts(of: look.rows.map(\.site), by: grouping, columns: columns)
     let wanted = filter.lowercased()
     var rows: [Shown] = []
-    for (row, name) in zip(look.rows, names) {
+    for (row, (name, piece)) in zip(look.rows, names.map { ($0.text, $0.piece) }) {
       // A name that is shortened may hide what is looked for.
       if !wanted.isEmpty, !name.lowercased().contains(wanted), !Self.words(of: row).contains(wanted) { continue }
-      var shown = Shown(row: row, name: name)
-      let known = series[row.key]
+      var shown = Shown(row: row, name: name, piece: piece)
+      let known = history.series[row.key]
       shown.change = known?.base.map { row.bytes - $0 }
       shown.rate = known?.rate
       shown.life = known?.life
@@ -216,13 +250,6 @@ package struct WatchState {
       guard let result else { return a.offset < b.offset }
       return result != isReversed
     }.map(\.element)
-  }
-
-  /// A site without the function that was called, as there is little room: it shows where rows would be alike.
-  private static func short(_ site: SiteTable.Site) -> SiteTable.Site {
-    var site = site
-    if !site.frames.isEmpty { site.function = nil }
-    return site
   }
 
   private static func words(of row: WatchLook.Row) -> String {
@@ -287,7 +314,9 @@ package struct WatchState {
     "  h or ?      this help; any key leaves it",
     "  q           quit", "",
     "Columns", "",
-    "  CHANGE      bytes more than when watching began",
+    "  CHANGE      bytes more than when watching began; for other groups (g), and",
+    "              for what was made since a mark (d), than when they were first",
+    "              shown: the second line says how long ago that was",
     "  RATE        bytes allocated a second, freed or not, over the last 8 looks",
     "  TREND       bytes a second more, over all looks: the median slope (Theil-Sen);",
     "              with ~ if it may be chance (Mann-Kendall)",
@@ -303,6 +332,7 @@ package struct WatchState {
   /// Does what a key means. Returns what is to be done beyond that.
   package mutating func press(_ key: Key) -> Request? {
     message = ""
+    widestName = 0
     if let prompt { return press(key, in: prompt) }
     if page != nil { return pressOnPage(key) }
     switch key {
@@ -336,8 +366,7 @@ package struct WatchState {
     case "d": return toggleMark()
     case "g":
       let all = HeapGrouping.allCases
-      grouping = all[((all.firstIndex(of: grouping) ?? 0) + 1) % all.count]
-      begin()
+      turn(to: all[((all.firstIndex(of: grouping) ?? 0) + 1) % all.count], since: sinceMark)
       return .look
     case "s":
       let all = WatchColumn.allCases
@@ -356,17 +385,16 @@ package struct WatchState {
 
   private mutating func toggleMark() -> Request? {
     if sinceMark != nil {
-      sinceMark = nil
+      turn(to: grouping, since: nil)
     } else if windowWords != nil {
       message = "the window of time is the command's: \(windowWords ?? "")"
       return nil
     } else if let mark = look?.marks.last {
-      sinceMark = mark.name.escaped
+      turn(to: grouping, since: mark.name.escaped)
     } else {
       message = "there is no mark yet: m sets one"
       return nil
     }
-    begin()
     return .look
   }
 
@@ -394,7 +422,11 @@ package struct WatchState {
         self.prompt = nil
       } else if key == .enter {
         self.prompt = nil
-        if !text.isEmpty { return .setMark(text) }
+        guard !text.isEmpty else { break }
+        // A mark of that name is moved, and what was watched since it is of another question.
+        kept = kept.filter { $0.key.mark != text }
+        if sinceMark == text { history = History() }
+        return .setMark(text)
       }
     }
     return nil

@@ -149,8 +149,9 @@ struct GroupTests {
 
 @Suite("Rows that differ", .bounded)
 struct DistinctRowsTests {
-  private func site(_ function: String, line: Int = 12, file: String = "/src/shelf.h", pc: UInt64 = 1) -> TopTable.Site
-  {
+  private func site(
+    _ function: String, line: Int = 12, file: String = "/src/shelf.h", pc: UInt64 = 1
+  ) -> TopTable.Site {
     var site = TopTable.Site(
       total: .init(bytes: 1, blocks: 1),
       frames: [
@@ -238,9 +239,58 @@ struct DistinctRowsTests {
     #expect(Set(texts).count == rows.count, "\(texts)")
     for (row, text) in zip(rows, texts) {
       #expect(TextLayout.width(text) <= columns && text.isInert, "\(text)")
-      #expect(text.contains(":4071)"), "\(text)")
+      #expect(text.contains(":4071"), "\(text)")
       if row.frames[0].function?.escaped.contains("::put") == true { #expect(text.contains("put"), "\(text)") }
     }
+  }
+
+  @Test(
+    "a function's own name and its line are whole wherever they fit, however many rows look like it",
+    arguments: [80, 60, 33, 25, 24])
+  func ownNamesAreWhole(columns: Int) {
+    let names = [
+      "PyUnicode_New", "aeCreateEventLoop", "unicode_decode_utf8", "PyFunction_NewWithQualName", "x",
+      "shop::inventory::Shelf<std::pair<int, long>>::put(std::pair<int, long> const&)", "std::vec::Vec<T>::push",
+    ]
+    for copies in 1...11 {
+      var rows: [TopTable.Site] = []
+      for (index, name) in names.enumerated() {
+        for copy in 0..<copies {
+          let file = index % 2 == 0 ? "/src/Objects/unicodeobject.c" : "/src/ae.c"
+          rows.append(site(name, line: 1425, file: file, pc: 0x5843_0000 + UInt64(index * 0x1000 + copy * 0x5f)))
+        }
+      }
+      let texts = TopTable.texts(of: rows, by: .site, columns: columns)
+      #expect(Set(texts).count == rows.count, "\(texts)")
+      for (index, text) in texts.enumerated() {
+        #expect(TextLayout.width(text) <= columns, "\(text)")
+        let name = names[index / copies]
+        let own = name.contains("put") ? "put" : name.contains("push") ? "push" : name
+        let number = copies > 1 ? " [#\(index + 1)]".count : 0
+        guard own.count + ":1425".count + number <= columns else { continue }
+        #expect(text.contains(own) && text.contains(":1425"), "\(copies): \(text)")
+      }
+    }
+  }
+
+  @Test("instantiations keep their type where one of them has two sites, and the called function tells sites apart")
+  func parts() {
+    var rows = ["int", "int", "std::string", "long", "shop::Order"].enumerated().map { index, type in
+      site("shop::Shelf<\(type)>::put(\(type) const&)", pc: 0x58_4300 + UInt64(index * 0x4c))
+    }
+    for columns in [36, 30, 26] {
+      let texts = TopTable.texts(of: rows, by: .site, columns: columns)
+      #expect(Set(texts).count == 5, "\(texts)")
+      #expect(texts.allSatisfy { $0.contains("put") && $0.contains(":12") }, "\(texts)")
+      #expect(texts[3].hasSuffix(" [long]") && !texts[2].contains("0x"), "\(columns): \(texts)")
+      #expect(texts[0].contains("[int ") && texts[1].contains("[int "), "\(columns): \(texts)")
+    }
+    #expect(TopTable.texts(of: rows, by: .site, columns: 36)[0].hasSuffix(" [int 0x584300]"))
+    // Where the function that was called is not shown.
+    rows = [site("resize", pc: 1), site("resize", pc: 2)]
+    rows[1].function = "realloc"
+    let short = TopTable.shortTexts(of: rows, by: .site, columns: 40).map(\.text)
+    #expect(short == ["resize (shelf.h:12) [operator]", "resize (shelf.h:12) [realloc]"], "\(short)")
   }
 
   @Test("the own name of a function is what stands behind its scope")

@@ -181,6 +181,26 @@ struct CallTreeTests {
     _ = try parseJSON(inverted.json)
   }
 
+  @Test("instantiations below one caller do not look alike, also far from the left, and inverted")
+  func siblings() {
+    let types = ["std::pair<int, long>", "std::pair<int, char>", "shop::Order const*"]
+    let names = types.map { "void shop::Shelf<\($0), std::allocator<\($0)>>::put_into_the_shelf(\($0) const&, int)" }
+    let deep = (0..<30).flatMap { ["f\($0)", "g\($0)"] }
+    for outer in [["main"], deep] {
+      var stacks = names.enumerated().map { ([$1] + outer, UInt64(600 + $0)) }
+      // So that the callers are no chain.
+      stacks += outer.indices.map { (["other"] + outer[$0...], UInt64(1)) }
+      for isInverted in [false, true] {
+        let text = CallTree(of: sums(stacks), isInverted: isInverted, limit: 100).text
+        let lines = text.split(separator: "\n").map { String($0) }
+        let shelves = lines.filter { $0.contains("put_into_the_shelf") }
+        #expect(shelves.count == 3, "\(text)")
+        #expect(Set(shelves.map { $0.split(separator: "%").last?.dropFirst(8) }).count == 3, "\(text)")
+        #expect(lines.allSatisfy { TextLayout.width($0) <= 80 }, "\(text)")
+      }
+    }
+  }
+
   @Test("names of every kind stay in their line, in the text and in every format")
   func hostile() throws {
     let hostile =

@@ -88,6 +88,14 @@ extension EndToEnd {
         #expect(try ask(["tree", "\(process.pid)", "--mapped"]).contains("reserve"))
         #expect(try !ask(["tree", "\(process.pid)"]).contains("reserve"))
         #expect(try !ask(["top", "\(process.pid)", "--mapped"]).contains("borrow"))
+        // The table without it says that there is more.
+        let besides = "besides: 3,145,728 bytes (3.0 MiB) in 1 mapping of the program's own, listed by --mapped"
+        #expect(
+          try ask(["top", "\(process.pid)"]).split(whereSeparator: \.isWhitespace).joined(separator: " ")
+            .contains(besides))
+        for arguments in [["--mapped"], ["--younger", "1h"]] {
+          #expect(try !ask(["top", "\(process.pid)"] + arguments).contains("besides"))
+        }
       }
       let file = directory.file("all.snap")
       _ = try Tool.control(["snapshot", "\(process.pid)", "-o", file], in: directory)

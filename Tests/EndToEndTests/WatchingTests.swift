@@ -479,6 +479,11 @@ extension EndToEnd {
         let outcome = try Tool.control(["growth", program.pid] + arguments, in: program.directory)
         #expect(outcome.ending == .exit(64) && outcome.output.isEmpty, "\(arguments): \(outcome)")
       }
+      // That a verdict takes more looks is said before they are waited for, and the numbers are told all the same.
+      let short = try Tool.control(["growth", program.pid, "--for", "1s"], in: program.directory)
+      #expect(short.ending == .exit(0) && short.output.contains("too few to tell"), "\(short)")
+      let warning = "allocsctl: 2 looks in 1.0 s: too few to tell what grows, for which it takes 8\n"
+      #expect(short.errors == warning, "\(short)")
       program.process.closeInput()
       _ = try program.process.wait()
       let ended = try Tool.control(["growth", program.pid, "--for", "9s"], in: program.directory)

@@ -134,6 +134,10 @@ class Test:
     for name in ["<script>document.title=1</script><img/src=x onerror=alert(1)>", "quotes'`&amp;&lt;b&gt; ; %s ${x}"]:
       self.check(f"{name} is text", name in text)
     self.check("a name of 12,000 characters is shortened", "long_xxx" in text and "x" * 5000 not in text)
+    rows = page.evaluate("[...document.querySelectorAll('tbody tr')].map(row => row.lastChild.textContent)")
+    twins = [row for row in rows if row.startswith("twice")]
+    self.check("sites of one name and place are told apart, and others have no address", len(set(rows)) == len(rows)
+               and len(twins) == 2 and sum(" · 0x" in row for row in rows) == 2, rows)
     self.check("no element came from a name",
                page.evaluate("document.querySelectorAll('#main script, #main img').length") == 0)
     self.shot(page, "sites-1280-light")

@@ -53,6 +53,12 @@ void long_name(void) {
   keep();
   __asm__ volatile("");
 }
+// Two sites of one name, and without lines.
+__attribute__((noinline)) static void twice(void) {
+  keep();
+  keep();
+  __asm__ volatile("");
+}
 __attribute__((noinline)) static void leak(void) {
   keep();
   __asm__ volatile("");
@@ -68,6 +74,7 @@ int main(void) {
     markup();
     quotes();
     long_name();
+    twice();
   }
   puts("ready");
   fflush(stdout);

@@ -171,6 +171,18 @@ struct GrowthTests {
     #expect(report.words(of: try #require(report.sites.first)).contains(", with pauses"))
   }
 
+  @Test("that fewer looks were taken than asked for is told, with what a look took; numbers have their units")
+  func dear() throws {
+    var report = watch([("leak", { 1e6 + 7808 * Double($0) }, { _ in 7808 }, 1, Self.none)], looks: 11)
+    #expect(!report.text.contains("looked") && !report.json.contains("look_seconds"))
+    report.delay = 0.4
+    #expect(report.text.contains("\n  looked   every 1.0 s, as a look took 400 ms\n"), "\(report.text)")
+    #expect(try JSONValue(Array(report.json.utf8))["look_seconds"]?.number == 0.4)
+    #expect(report.text.contains("1.0 MiB    +76.3 KiB  leak"), "\(report.text)")
+    #expect(report.text.contains("976.6 KiB live at first and 1.0 MiB at last"), "\(report.text)")
+    for line in report.text.split(separator: "\n") { #expect(TextLayout.width(line) <= 80, "\(line)") }
+  }
+
   @Test("few looks tell nothing, and sites that come late or are not always listed are no growth of their own")
   func few() throws {
     let report = watch([("leak", { 1e6 * Double($0) }, { _ in 1e6 }, 1, Self.none)], looks: 4)

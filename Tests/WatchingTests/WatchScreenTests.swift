@@ -104,6 +104,51 @@ struct WatchScreenTests {
     #expect(text(&state, 160)[3].contains("\(name) (shop.c:7)"))
   }
 
+  @Test("columns that matter less go before a name is cut, and do not come and go by themselves")
+  func namesFirst() {
+    func frames(_ rows: [WatchLook.Row]) -> [WatchLook.Row] {
+      rows.map { row in
+        var row = row
+        row.site.frames[0].file = "Objects/unicodeobject.c"
+        row.site.frames[0].line = 1425
+        return row
+      }
+    }
+    var twins = frames([row("PyUnicode_New", bytes: 9), row("PyUnicode_New", bytes: 8)])
+    for index in twins.indices {
+      twins[index].key = "\(index)"
+      twins[index].site.key = .site(
+        pc: 0x58_4305 + UInt64(index), module: 1, allocator: 1, function: "malloc")
+    }
+    var state = WatchState(processID: 42)
+    state.take(look(1, twins))
+    let lines = text(&state)
+    #expect(lines[3].contains("PyUnicode_New (") && lines[3].hasSuffix(":1425) [0x584305]"), "\(lines[3])")
+    #expect(lines[2].contains("OLDEST") && !lines[2].contains("MEDIAN"), "\(lines[2])")
+    // A longer name comes, and goes: the columns stay until a key is pressed.
+    state.take(look(2, twins + frames([row("PyFunction_NewWithQualifiedName_WithClosure", bytes: 1)])))
+    let wide = text(&state)
+    #expect(wide[5].contains("PyFunction_NewWithQualifiedName_WithClosure:1425"), "\(wide[5])")
+    #expect(!["SHARE", "OLDEST", "MEDIAN"].contains { wide[2].contains($0) } && wide[2].contains("RATE"), "\(wide[2])")
+    state.take(look(3, twins))
+    #expect(text(&state)[2] == wide[2])
+    _ = state.press(.down)
+    #expect(text(&state)[2] == lines[2])
+    // What the rows are sorted by stays.
+    _ = state.press(.character("8"))
+    #expect(text(&state)[2].contains("vMEDIAN") && text(&state)[3].contains("PyUnicode_New"))
+    // A wider terminal has room for all.
+    #expect(text(&state, 120)[2].contains("MEDIAN") && text(&state, 120)[2].contains("SHARE"))
+    for name in ["PyUnicode_New", "aeCreateEventLoop", "unicode_decode_utf8"] {
+      for columns in [80, 60, 40] {
+        var state = WatchState(processID: 42)
+        state.take(look(1, frames([row(name, bytes: 5)])))
+        let line = text(&state, columns)[3]
+        #expect(line.contains(name) && line.contains(":1425"), "\(columns): \(line)")
+      }
+    }
+  }
+
   @Test("keys sort, turn round, filter, group, and select")
   func keys() throws {
     var state = watched()
@@ -131,6 +176,38 @@ struct WatchScreenTests {
     #expect(text(&state)[3].contains("looking"))
     #expect(state.press(.character("p")) == nil && state.isPaused)
     #expect(state.press(.character("q")) == .quit)
+  }
+
+  @Test("the change since watching began outlasts filters, other groups and marks")
+  func changeStays() {
+    var state = watched()
+    func change(_ name: String) -> Double? { state.rows(columns: 40).first { $0.row.key == name }?.change }
+    #expect(change("leak") == 10_240)
+    for character in "/leak" { _ = state.press(.character(character)) }
+    _ = state.press(.enter)
+    #expect(change("leak") == 10_240 && state.rows(columns: 40).count == 1)
+    _ = state.press(.escape)
+    // All groups, and back to the first; of another group it is the change since that was first shown.
+    for (turn, grouping) in (Array(HeapGrouping.allCases.dropFirst()) + [HeapGrouping.site]).enumerated() {
+      let time = 110 + 2 * Double(turn)
+      #expect(state.press(.character("g")) == .look && state.grouping == grouping && state.look == nil)
+      guard grouping != .site else { continue }
+      state.take(look(time, [row("leak", bytes: 3e5)]))
+      state.take(look(time + 1, [row("leak", bytes: 3e5 + 7)]))
+      #expect(change("leak") == 7 && text(&state)[1].contains("CHANGE of 1s"), "\(text(&state)[1])")
+    }
+    var marked = look(130, [row("leak", bytes: 1e5 + 20_000), row("new", bytes: 3)])
+    marked.marks = [("x", 1)]
+    state.take(marked)
+    #expect(change("leak") == 20_000 && change("new") == 3)
+    #expect(text(&state)[1].contains("watched for 30s") && !text(&state)[1].contains("CHANGE"), "\(text(&state)[1])")
+    #expect(state.press(.character("d")) == .look && state.sinceMark == "x")
+    state.take(look(131, [row("leak", bytes: 50)]))
+    state.take(look(132, [row("leak", bytes: 60)]))
+    #expect(change("leak") == 10)
+    #expect(state.press(.character("d")) == .look && state.sinceMark == nil)
+    state.take(look(133, [row("leak", bytes: 1e5 + 30_000)]))
+    #expect(change("leak") == 30_000)
   }
 
   @Test("a mark is set by its name, and what was made since is asked for")
@@ -251,7 +328,7 @@ struct WatchScreenTests {
     let rate = ChangeReport(from: first, to: last, by: .site, .rate, limit: 2)
     #expect(rate.rows.map(\.row.key) == ["new", "cache"] && rate.rowCount == 4)
     for line in rate.text.split(separator: "\n") { #expect(TextLayout.width(String(line)) <= 80, "\(line)") }
-    #expect(rate.text.contains("2 sites are not shown") && rate.text.contains("1007 blocks of 9.8K allocated"))
+    #expect(rate.text.contains("2 sites are not shown") && rate.text.contains("1,007 blocks of 9.8 KiB allocated"))
     let json = try JSONValue(Array(growth.json.utf8))
     #expect(json["rows"]?.elements.first?["bytes_per_second"]?.count == 5000)
     #expect(json["rows"]?.elements.first?["key"]?.text?.escaped == "new")
@@ -271,7 +348,7 @@ struct WatchScreenTests {
     first.rowCount = 3
     let gone = ChangeReport(from: first, to: first.emptied(at: 12), by: .site, .growth, limit: 10)
     #expect(gone.rows.map(\.change) == [-7, -300, -500] && gone.uncomparedCount == 0)
-    #expect(gone.text.contains("807 live at first and 0 at last"))
+    #expect(gone.text.contains("807 B live at first and 0 B at last"))
     // Numbers of a damaged index.
     first.rows[0].allocated = (.infinity, 1e300)
     last.rows[0].allocated = (0, .nan)

@@ -6,7 +6,7 @@
 // A look lists the largest sites. A site that only one of two looks lists, while the other has more sites than it
 // lists, is not compared, and counted.
 
-import { bytes, clock, count, el, fill, losses, notice, signed, siteCell, some, table } from "./parts.js";
+import { bytes, clock, count, el, fill, losses, notice, signed, siteCells, some, table } from "./parts.js";
 
 // Sites of a look that are kept, looks, and sites in all.
 export const siteLimit = 2000;
@@ -136,6 +136,8 @@ export class Changes {
     const { rows, open } = this.compare(from, to);
     const number = (value, form) => el("td", { class: `number ${value > 0 ? "grown" : value < 0 ? "gone" : ""}` },
       signed(value, form));
+    const shown = rows.slice(0, rowLimit);
+    const siteCell = siteCells(shown.map((row) => [row.site.site, row.site.function]));
     const columns = [
       { title: "Change", number: true, cell: (row) => number(row.bytes, bytes), sort: (row) => row.bytes },
       { title: "Blocks", number: true, cell: (row) => number(row.blocks, count), sort: (row) => row.blocks },
@@ -148,7 +150,7 @@ export class Changes {
     fill(this.result,
       el("p", {}, `${span}: ${signed(to.total.bytes - from.total.bytes, bytes)} and `
         + `${signed(to.total.blocks - from.total.blocks, count)} blocks, in ${some(rows.length, "site")}.`),
-      table(columns, rows.slice(0, rowLimit),
+      table(columns, shown,
         { caption: "Change by site", sorted: this.order ?? 0, onsort: (index) => { this.order = index; } }),
       open ? notice(`${some(open, "site")} beyond the largest of one of the looks: not compared.`, true) : null,
       to.answer, words);

@@ -72,10 +72,26 @@ export function placeOf(frame) {
   return frame?.module ?? "";
 }
 
-export function siteCell(site, called) {
-  const name = site ? nameOf(site) : "caller not known";
-  return el("td", { class: "wide" }, el("div", { class: "clamp", title: short(name, 2000) }, short(name)),
-    el("div", { class: "place" }, short([called, site ? placeOf(site) : ""].filter(Boolean).join(" · "), 200)));
+const siteTexts = (site, called) => {
+  const texts = [site ? nameOf(site) : "caller not known", called, site ? placeOf(site) : ""];
+  return [short(texts[0]), short(texts.slice(1).filter(Boolean).join(" · "), 200)];
+};
+
+// A site beside others of the table: what would look like another has its address, too. `all`: pairs of a site and the
+// function that was called. Returns the maker of cells.
+export function siteCells(all) {
+  const counts = new Map();
+  for (const pair of all) {
+    const text = siteTexts(...pair).join("\n");
+    counts.set(text, (counts.get(text) ?? 0) + 1);
+  }
+  return (site, called) => {
+    const [name, place] = siteTexts(site, called);
+    const alike = counts.get(`${name}\n${place}`) > 1 ? site?.pc : undefined;
+    const title = short(site ? nameOf(site) : name, 2000);
+    return el("td", { class: "wide" }, el("div", { class: "clamp", title }, name),
+      el("div", { class: "place" }, [place, alike].filter(Boolean).join(" · ")));
+  };
 }
 
 export function notice(text, quiet = false) {

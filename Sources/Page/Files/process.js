@@ -7,7 +7,7 @@ import { Changes, siteLimit as keptSites } from "./change.js";
 import { FlameGraph } from "./flame.js";
 import { AddressMap } from "./map.js";
 import {
-  bytes, clock, count, duration, el, fill, losses, nameOf, notice, placeOf, short, siteCell, some, table,
+  bytes, clock, count, duration, el, fill, losses, nameOf, notice, placeOf, short, siteCells, some, table,
 } from "./parts.js";
 import { Timeline } from "./time.js";
 
@@ -214,6 +214,7 @@ export class ProcessView {
   async loadSites(signal) {
     const top = await ask(`${this.path}/top`, { limit: siteLimit, ...this.window }, signal);
     const total = Math.max(1, top.total.bytes);
+    const siteCell = siteCells(top.sites.map((site) => [site.site, site.function]));
     const columns = [
       { title: "Bytes", number: true, cell: (site) => bytes(site.bytes), sort: (site) => site.bytes },
       { title: "Share", number: true, cell: (site) => `${(100 * site.bytes / total).toFixed(1)} %` },
