@@ -370,9 +370,12 @@ struct Memory: ParsableCommand {
                        [--socket <path> | --direct]
       """,
     discussion: """
-      The rows add up to what the kernel says (RSS). The heap's is divided: live blocks as they were asked for; the \
-      rest of their pages; and pages without a live block, which the allocator holds. --pinned lists the sites whose \
-      few live bytes alone keep pages resident.
+      The rows add up to what the kernel says (RSS). The heap's is divided: live blocks as they were asked for; \
+      what glibc rounds them up by, where blocks are glibc's, whose rule is known; the rest of their pages; and pages \
+      without a live block, which the allocator holds. The same follows by allocator, and for glibc by arena: the \
+      program break, heaps of arenas for threads, and blocks with mappings of their own. Other allocators' arenas are \
+      not told apart. A page is its first live block's allocator's, or the nearest block's if it has none. --pinned \
+      lists the sites whose few live bytes alone keep pages resident.
 
       Examples:
         allocsctl memory 4242

@@ -443,3 +443,54 @@ extension EndToEnd {
     }
   }
 }
+    @Test(
+      "the heap's memory by allocator and arena adds up to the heap's row", arguments: Allocator.allCases)
+    func arenas(_ allocator: Allocator) throws {
+      try allocator.require()
+      let directory = try TestDirectory()
+      let process = try ChildProcess(
+        [Programs.path("arenas.c")],
+        environment: ChildProcess.baseEnvironment.merging(
+          Installation.agentEnvironment(directory.path, below: allocator.library)
+        ) { $1 }, conversing: true)
+      _ = try process.readLines(until: "ready")
+      let account = try #require(
+        try Tool.objects(try Tool.control(["memory", "\(process.pid)", "--json"], in: directory).output).first)
+      let heap = try #require(account["heap"] as? [String: Int])
+      let parts = try #require(account["allocators"] as? [[String: Any]])
+      func sum(_ rows: [[String: Any]], _ key: String) -> Int { rows.reduce(0) { $0 + ($1[key] as? Int ?? 0) } }
+      for key in ["live_bytes", "live_blocks", "resident_live", "resident_beside", "resident_free"] {
+        #expect(sum(parts, key) == heap[key], "\(key): \(heap) \(parts)")
+      }
+      let row = (account["parts"] as? [String: [String: Int]])?["heap"]
+      #expect(sum(parts, "resident") == row?["resident"], "\(parts)")
+      let own = try #require(parts.first)
+      #expect((own["allocator_module"] as? String)?.contains("/\(allocator.modulePrefix)") == true, "\(parts)")
+      let live = 4000 * 500 + 6000 * 300 + 8 << 20
+      #expect((live..<live + 1 << 20).contains(own["live_bytes"] as? Int ?? 0), "\(own)")
+      #expect(own["resident"] as? Int ?? 0 > live * 9 / 10, "\(own)")
+      let text = try Tool.control(["memory", "\(process.pid)"], in: directory).output
+      #expect(text.split(separator: "\n").allSatisfy { $0.count <= 80 }, "\(text)")
+      #expect(text.contains("HELD BY"))
+      guard allocator == .glibc else {
+        #expect(own["arenas"] == nil && own["resident_rounded"] == nil, "\(own)")
+        return
+      }
+      let arenas = try #require(own["arenas"] as? [[String: Any]])
+      #expect(own["arena_count"] as? Int == arenas.count)
+      for key in ["live_bytes", "live_blocks", "resident", "resident_rounded"] {
+        #expect(sum(arenas, key) == own[key] as? Int, "\(key): \(own)")
+      }
+      let (main, thread, single) = try (
+        #require(arenas.first { $0["kind"] as? String == "main" }),
+        #require(arenas.first { $0["kind"] as? String == "thread" }),
+        #require(arenas.first { $0["kind"] as? String == "single" })
+      )
+      #expect(thread["live_blocks"] as? Int == 6000 && thread["live_bytes"] as? Int == 6000 * 300, "\(thread)")
+      // A block of 300 bytes has 312, of 500 has 504. What lies behind the end of a page is not counted.
+      #expect((6000 * 11...6000 * 12).contains(thread["resident_rounded"] as? Int ?? 0), "\(thread)")
+      #expect(Int((thread["start"] as? String)?.dropFirst(2) ?? "", radix: 16).map { $0 % (64 << 20) } == 0)
+      #expect(main["live_blocks"] as? Int ?? 0 >= 4000 && single["live_bytes"] as? Int ?? 0 >= 8 << 20, "\(arenas)")
+      #expect(text.contains("the program break") && text.contains("heap 0x") && text.contains("mapped one by one"))
+    }
+
