@@ -183,6 +183,51 @@ extension EndToEnd {
       }
     }
 
+    /// Holds a file against the rules of speedscope's format (its src/lib/file-format-spec.ts, version 1): which fields
+    /// there are, of which types, and that samples and weights are as many and refer to frames that there are.
+    private func checkSpeedscope(_ file: [String: Any]) {
+      let isText: (Any?) -> Bool = { $0 is String }
+      let isCount: (Any?) -> Bool = { ($0 as? Int).map { $0 >= 0 } ?? false }
+      func expect(_ object: [String: Any], _ what: String, _ fields: [(name: String, isRight: (Any?) -> Bool)]) {
+        #expect(Set(object.keys).isSubset(of: fields.map(\.name)), "\(what): \(object.keys)")
+        for field in fields {
+          #expect(field.isRight(object[field.name]), "\(what): \(field.name) is \(object[field.name] ?? "missing")")
+        }
+      }
+      func optional(_ isRight: @escaping (Any?) -> Bool) -> (Any?) -> Bool { { $0 == nil || isRight($0) } }
+      let frames = (file["shared"] as? [String: Any])?["frames"] as? [[String: Any]] ?? []
+      let profiles = file["profiles"] as? [[String: Any]] ?? []
+      expect(
+        file, "the file",
+        [
+          ("$schema", { $0 as? String == "https://www.speedscope.app/file-format-schema.json" }),
+          ("shared", { ($0 as? [String: Any]).map { Set($0.keys) == ["frames"] } ?? false }),
+          ("profiles", { ($0 as? [[String: Any]])?.isEmpty == false }), ("name", optional(isText)),
+          ("activeProfileIndex", optional { ($0 as? Int).map { profiles.indices.contains($0) } ?? false }),
+          ("exporter", optional(isText)),
+        ])
+      #expect(!frames.isEmpty)
+      for frame in frames {
+        expect(
+          frame, "a frame",
+          [("name", isText), ("file", optional(isText)), ("line", optional(isCount)), ("col", optional(isCount))])
+      }
+      let units = ["none", "nanoseconds", "microseconds", "milliseconds", "seconds", "bytes"]
+      for profile in profiles {
+        let samples = profile["samples"] as? [[Int]] ?? []
+        expect(
+          profile, "a profile",
+          [
+            ("type", { $0 as? String == "sampled" }), ("name", isText),
+            ("unit", { ($0 as? String).map(units.contains) ?? false }), ("startValue", isCount), ("endValue", isCount),
+            ("samples", { $0 is [[Int]] }), ("weights", { ($0 as? [Int])?.count == samples.count }),
+          ])
+        #expect(samples.allSatisfy { !$0.isEmpty && $0.allSatisfy(frames.indices.contains) })
+        let weights = (profile["weights"] as? [Int] ?? []).reduce(0, +)
+        #expect(weights == (profile["endValue"] as? Int ?? 0) - (profile["startValue"] as? Int ?? 0))
+      }
+    }
+
     @Test("files of other programs have all live bytes, and are read by readers of their forms")
     func profiles() throws {
       let program = try Phases()
@@ -201,6 +246,7 @@ extension EndToEnd {
 
         let scope = try #require(try JSONSerialization.jsonObject(with: try export("speedscope")) as? [String: Any])
         let frames = try #require((scope["shared"] as? [String: Any])?["frames"] as? [[String: Any]])
+        checkSpeedscope(scope)
         let profile = try #require((scope["profiles"] as? [[String: Any]])?.first)
         let sample = try #require((profile["samples"] as? [[Int]])?.first)
         #expect(sample.suffix(3).map { frames[$0]["name"] as? String } == ["second_phase", "in_second", "calloc"])
