@@ -50,6 +50,7 @@ public enum RecordingFormat {
     case damagedRings = 11
     case madeNames = 12
     case totals = 13
+    case marks = 15
   }
 
   /// The payload is a zstd frame.

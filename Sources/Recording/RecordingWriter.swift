@@ -178,6 +178,7 @@ final class RecordingWriter {
   func finish(_ end: RecordingEnd, symbolizer: Symbolizer?) {
     appendEvents()
     if let symbolizer { appendNames(symbolizer) }
+    appendMarks()
     var bytes: [UInt8] = []
     bytes.append(number: end.rawValue)
     bytes.append(number: stampNow)
