@@ -218,7 +218,7 @@ let package = Package(
 
     // MARK: benchmarks
     .target(name: "Measurement", path: "Benchmarks/Measurement"),
-    .executableTarget(name: "allocs-bench", dependencies: ["Measurement"], path: "Benchmarks/Harness"),
+    .executableTarget(name: "allocs-bench", dependencies: ["Measurement", "Watching"], path: "Benchmarks/Harness"),
     .executableTarget(
       name: "allocs-lookup-bench", dependencies: ["IndexReader", "Measurement"], path: "Benchmarks/LookUp"),
     .executableTarget(

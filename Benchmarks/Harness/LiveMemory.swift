@@ -3,12 +3,13 @@
 
 import Foundation
 import Measurement
+import Watching
 
 let liveBenchmark = Benchmark(name: "live", part: .index) { workshop in
   guard workshop.options.agent != nil else { return [] }
   let many = workshop.options.quick ? 1_000_000 : 10_000_000
   let few = workshop.options.quick ? 100_000 : 1_000_000
-  return try tableRows(workshop, many) + replayRow(workshop) + memoryRow(workshop, many) + watchRow(workshop, few)
+  return try tableRows(workshop, many) + replayRow(workshop) + memoryRow(workshop, many) + watchRows(workshop, few)
     + profileRow(workshop, few)
 }
 
@@ -80,27 +81,107 @@ private func memoryRow(_ workshop: Workshop, _ count: Int) throws -> [Row] {
   }
 }
 
-/// The server's processor time while somebody looks once a second.
-private func watchRow(_ workshop: Workshop, _ count: Int) throws -> [Row] {
-  try withHolder(workshop, program: "stacks", arguments: ["0", "\(count)", "1000"]) { holder in
+/// The screen of `allocsctl top`: it asks this of a server, as often as its pace says.
+private struct Screen {
+  let connection: HTTPConnection
+  let request: [UInt8]
+  /// Seconds that the last look took.
+  private(set) var cost = 0.0
+  var interval: Double { WatchPace.interval(afterLookOf: cost) }
+
+  init(of pid: pid_t, socket: String) throws {
+    connection = try HTTPConnection(path: socket)
+    let divisions = WatchAges.moments.map { "&divide=\($0.text)" }.joined()
+    request = HTTPConnection.request(
+      "GET", "/v1/processes/\(pid)/top?limit=1000&sort=bytes&group=site\(divisions)&totals=true")
+  }
+
+  mutating func look() throws {
+    let start = monotonicSeconds()
+    _ = try connection.sendLarge(request)
+    cost = monotonicSeconds() - start
+  }
+
+  func pause() { usleep(UInt32(interval * 1e6)) }
+}
+
+/// What it costs to watch a process on the screen: the server, and the process.
+private func watchRows(_ workshop: Workshop, _ count: Int) throws -> [Row] {
+  let rows = try withHolder(workshop, program: "stacks", arguments: ["0", "\(count)", "1000"]) { holder in
     try withServer(workshop) { socket, server in
-      let connection = try HTTPConnection(path: socket)
-      let request = HTTPConnection.request("GET", "/v1/processes/\(holder.pid)/top")
-      _ = try connection.sendLarge(request)  // reads the symbols
+      var screen = try Screen(of: holder.pid, socket: socket)
+      // The first look reads the names.
+      for _ in 0..<2 { try screen.look() }
       let looks = workshop.options.quick ? 3 : 10
+      var (costs, intervals) = ([screen.cost], [screen.interval])
       let (before, began) = (processorTime(ofAll: server), monotonicSeconds())
       for _ in 0..<looks {
-        _ = try connection.sendLarge(request)
-        sleep(1)
+        screen.pause()
+        try screen.look()
+        costs.append(screen.cost)
+        intervals.append(screen.interval)
       }
+      screen.pause()
       let share = (processorTime(ofAll: server) - before) / (monotonicSeconds() - began)
       return [
         Row(
           name: "server, \(short(count)) watched", unit: "% CPU", value: .figure(share * 100, percentile99: nil),
-          bar: .atMost(3))
+          bar: .atMost(3)),
+        try row("  a look", "ms", costs.map { $0 * 1e3 }),
+        try row("  from a look to the next", "s", intervals),
       ]
     }
   }
+  return try rows + targetRows(workshop, count)
+}
+
+/// The loop of a program that replaces blocks at random, on its own and while it is watched, in turns.
+private func targetRows(_ workshop: Workshop, _ count: Int) throws -> [Row] {
+  let plain = Command(
+    program: try workshop.program("churn"), arguments: ["\(count)", workshop.options.quick ? "1000000" : "8000000"])
+  let command = workshop.command(plain, under: .full)
+  func time(whileRunning body: (pid_t) throws -> Void) throws -> Double {
+    var child = try command.start()
+    let watched = Result { try body(child.pid) }
+    let output = child.readToEnd()
+    let end = Result { try child.wait(for: command) }
+    workshop.cleanUp()
+    try watched.get()
+    _ = try end.get()
+    return try LoopTime(output, of: command).nanoseconds(in: workshop)
+  }
+  return try withServer(workshop) { socket, _ in
+    var (alone, watched): ([Double], [Double]) = ([], [])
+    for _ in 0..<(workshop.options.quick ? 1 : 5) {
+      alone.append(try time { _ in })
+      watched.append(
+        try time { pid in
+          var looks = 0
+          var screen = try Screen(of: pid, socket: socket)
+          // Until it has ended and is waited for. The server may not know it yet.
+          while try !hasEnded(pid) {
+            do {
+              try screen.look()
+              looks += 1
+              screen.pause()
+            } catch {
+              usleep(20_000)
+              screen = try Screen(of: pid, socket: socket)
+            }
+          }
+          guard looks > 1 else { throw BenchmarkError("the program was looked at \(looks) times: it ends too early") }
+        })
+    }
+    return [
+      try row("a program's loop, not watched", "ns", alone), try row("  watched", "ns", watched),
+      try row("  watched / not", "", zip(watched, alone).map { $0 / $1 }),
+    ]
+  }
+}
+
+private func hasEnded(_ pid: pid_t) throws -> Bool {
+  let status = try String(contentsOfFile: "/proc/\(pid)/stat", encoding: .utf8)
+  return status.split(separator: ")").last?.split(separator: " ").first == "Z"
 }
 
 /// A profile for pprof of a Python program, by a server that has its names.

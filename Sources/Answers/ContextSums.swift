@@ -39,10 +39,8 @@ public struct HeapScope: Sendable {
     self.level = level
   }
 
-  /// Whether times in it are marks, which the process must tell.
-  public var namesMarks: Bool {
-    ([window.since, window.until] + divisions).contains { if case .mark = $0 { true } else { false } }
-  }
+  /// Whether times in it are to be placed first: only what is asked about knows which they are.
+  var namesMoments: Bool { ([window.since, window.until] + divisions).contains { $0?.isPlaced == false } }
 }
 
 /// A group of blocks, by the `key` that a row of `top` has in JSON.

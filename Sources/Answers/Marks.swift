@@ -8,7 +8,7 @@ import SystemAccess
 
 extension SegmentMark {
   /// Seconds from the mark until the clock was read. Of an ended process, too, until then.
-  func age(on clock: SegmentClock) -> Double { max(0, clock.uptime - Double(moment) / 1e9) }
+  package func age(on clock: SegmentClock) -> Double { max(0, clock.uptime - Double(moment) / 1e9) }
 
   fileprivate func appendJSON(on clock: SegmentClock, to writer: inout ByteWriter) {
     writer.append("{\"name\":", string: name)
@@ -105,7 +105,7 @@ extension ProcessView {
 
   /// The scope with times in place of marks.
   func placed(_ scope: HeapScope, on clock: SegmentClock) throws(Complaint) -> HeapScope {
-    guard scope.namesMarks else { return scope }
+    guard scope.namesMoments else { return scope }
     let marks = marks(on: clock).marks
     var scope = scope
     scope.window = try scope.window.placed(among: marks, on: clock)

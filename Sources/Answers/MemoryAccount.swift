@@ -72,6 +72,8 @@ public struct MemoryAccount: Sendable {
     public var residentLive: UInt64 = 0
     /// The rest of the pages in which live blocks lie: what allocators round up, their headers, and free pieces.
     public var beside: UInt64 = 0
+    /// Of these, what allocators whose rule is known round live blocks up by.
+    public var rounded: UInt64 = 0
     /// Resident pages in which no live block lies: free memory that allocators hold, and their own tables.
     public var free: UInt64 = 0
     /// Whether pages could be told apart: else `residentLive` and `beside` are 0.
@@ -100,6 +102,8 @@ public struct MemoryAccount: Sendable {
   public var command: [ForeignText]
   public var parts: [Part: Sum] = [:]
   public var heap = Heap()
+  /// The same by allocator and arena: the sums of all are those of `heap`.
+  public var allocators: [AllocatorPart] = []
   /// Resident pages that live blocks fill little of, by the site of all blocks in them; the most pages first.
   public var pins: [Pin] = []
   /// Such pages in which blocks of several sites lie.
@@ -156,6 +160,12 @@ private struct MemorySurvey {
   private var pins: [PinKey: MemoryAccount.Pin] = [:]
   /// The sites of contexts, looked up once.
   private var sites: [UInt32: PinKey] = [:]
+  private let records: [MappingRecord]
+  private var owners = HeapOwners()
+  /// Allocators by the modules that have their code; nil where one module has several.
+  private var allocatorOfModule: [ForeignText: Int?] = [:]
+  /// glibc, if the process allocates from it.
+  private var libc: Int?
 
   init(_ view: ProcessView, _ inquiry: borrowing Inquiry) {
     self.view = view
@@ -170,8 +180,21 @@ private struct MemorySurvey {
       view.shared.segment.threads.lazy.map { thread in
         thread.state == .ended ? (0, 0) : thread.stack.map { ($0.lowerBound, $0.upperBound) } ?? (0, 0)
       })
+    records = view.shared.segment.mappingRecords
     agentRecords = AddressRanges(
-      view.shared.segment.mappingRecords.lazy.filter(\.isAgent).map { ($0.range.lowerBound, $0.range.upperBound) })
+      records.lazy.filter(\.isAgent).map { ($0.range.lowerBound, $0.range.upperBound) })
+    for allocator in view.shared.segment.allocators where allocator.kind == .primary {
+      guard let name = Origin.name(of: allocator) else { continue }
+      let index = owners.allocator(called: name, of: allocator.module?.path)
+      if owners.isLibc(index) { libc = libc ?? index }
+      guard let module = allocator.module?.path else { continue }
+      // One allocator may have several entries.
+      if let known = allocatorOfModule[module], known != index {
+        allocatorOfModule[module] = .some(nil)
+      } else {
+        allocatorOfModule[module] = index
+      }
+    }
   }
 
   mutating func run(over surroundings: Surroundings) throws(Complaint) {
@@ -187,28 +210,50 @@ private struct MemorySurvey {
     }
     Budget.current?.spend(bytes: text.count)
     defer { Budget.current?.giveBack(bytes: text.count) }
-    var heaps: [Mapping] = []
+    var heaps: [(mapping: Mapping, next: Mapping?, sum: MemoryAccount.Sum)] = []
     var heapSum = MemoryAccount.Sum()
     let (maps, sums) = Self.parse(text)
-    for (mapping, sum) in zip(maps.mappings, sums) {
+    for (index, (mapping, sum)) in zip(maps.mappings, sums).enumerated() {
       let part = part(of: mapping)
       account.parts[part, default: MemoryAccount.Sum()].add(sum)
       if part == .heap {
-        heaps.append(mapping)
+        heaps.append((mapping, index &+ 1 < maps.mappings.count ? maps.mappings[index &+ 1] : nil, sum))
         heapSum.add(sum)
       }
     }
     // The kernel makes one mapping of neighbours that several calls have mapped: what lies in the parts of calls that
     // no block ever came from is not an allocator's.
-    let others = otherParts(of: heaps)
+    let others = otherParts(of: heaps.map(\.mapping))
+    var otherSums: [MemoryAccount.Sum] = []
     for part in others {
       let taken = heapSum.take(pages(of: part, surroundings))
+      otherSums.append(taken)
       account.parts[.anonymous, default: MemoryAccount.Sum()].add(taken)
     }
     if !heaps.isEmpty { account.parts[.heap] = heapSum }
-    survey(heaps, surroundings)
-    let held = account.heap.residentLive &+ account.heap.beside
-    account.heap.free = heapSum.resident &- min(heapSum.resident, held)
+    let otherRanges = AddressRanges(others.lazy.map { ($0.lowerBound, $0.upperBound) })
+    var rest = heapSum.resident
+    for (mapping, next, sum) in heaps {
+      var held: [Int: MemoryAccount.Holding] = [:]
+      for piece in HeapPiece.pieces(of: mapping, before: next, records: records)
+      where otherRanges.first(holding: piece.range.lowerBound) == nil {
+        survey(piece, surroundings, into: &held)
+      }
+      guard account.heap.knowsPages else { continue }
+      let first = others.partitioningIndex { $0.lowerBound >= mapping.start }
+      let end = others.partitioningIndex { $0.lowerBound >= mapping.end }
+      // bounded: both are indices or the count, in order
+      let taken = otherSums[first..<max(first, end)].reduce(0) { $0 &+ $1.resident }
+      let resident = min(rest, sum.resident &- min(sum.resident, taken))
+      rest &-= resident
+      owners.settle(held, resident: resident)
+    }
+    if account.heap.knowsPages, rest > 0 {
+      let unknown = owners.owner(nil)
+      owners.add(MemoryAccount.Holding(free: rest), to: unknown)
+    }
+    account.allocators = owners.parts
+    for part in account.allocators { account.heap.add(part.holding) }
     let status = ((try? Self.read("status", surroundings)) ?? nil) ?? []
     account.pageTables = Self.kilobytes("VmPTE:", in: status)
     account.pins = pins.values.sorted { a, b in
@@ -322,48 +367,95 @@ private struct MemorySurvey {
     return sum
   }
 
-  /// Goes through the pages of heaps and the blocks in them.
-  private mutating func survey(_ heaps: [Mapping], _ surroundings: Surroundings) {
+  /// Goes through the pages of a piece of a heap, and the blocks in them. What owners hold of its resident memory is
+  /// added to `held`.
+  private mutating func survey(
+    _ piece: HeapPiece, _ surroundings: Surroundings, into held: inout [Int: MemoryAccount.Holding]
+  ) {
     let windowSize = MemoryAccount.pageSize << 16
     var meter = BudgetMeter(interval: 1)
-    for mapping in heaps {
-      var start = mapping.start
-      while start < mapping.end, meter.goesOn() {
-        let end = min(mapping.end, (Foreign(start) + windowSize).saturated())
-        let count = Int(clamping: (end &- start) >> MemoryAccount.pageShift)
-        let words: [UInt64]? =
-          switch surroundings.directory {
-          case .some(let directory): directory.pageWords(from: start, count: count)
-          case .none: nil
-          }
-        survey(start..<max(start, end), words)
-        start = end
+    var start = piece.range.lowerBound
+    var pieceOwners = PieceOwners()
+    /// The owner of the last page with a live block, and resident pages below the first.
+    var last: Int?
+    var leading: UInt64 = 0
+    while start < piece.range.upperBound, meter.goesOn() {
+      let end = min(piece.range.upperBound, (Foreign(start) + windowSize).saturated())
+      let count = Int(clamping: (end &- start) >> MemoryAccount.pageShift)
+      let words: [UInt64]? =
+        switch surroundings.directory {
+        case .some(let directory): directory.pageWords(from: start, count: count)
+        case .none: nil
+        }
+      if words != nil { account.heap.knowsPages = true }
+      var window = PageWindow(start..<max(start, end), words: words ?? [], owner: last)
+      let live = survey(&window, of: piece, &pieceOwners)
+      for (number, holding) in zip(pieceOwners.numbers, live) { owners.add(holding, to: number) }
+      for (number, holding) in zip(pieceOwners.numbers, window.holdings) {
+        held[number, default: MemoryAccount.Holding()].add(holding)
       }
+      for page in window.pinned { note(page) }
+      last = window.owner
+      leading &+= window.leading
+      start = end
     }
+    guard leading > 0 else { return }
+    let owner = last.map { pieceOwners.numbers[$0] } ?? emptyOwner(of: piece)
+    held[owner, default: MemoryAccount.Holding()].free &+= leading &* MemoryAccount.pageSize
   }
 
-  private mutating func survey(_ range: Range<UInt64>, _ words: [UInt64]?) {
-    guard !range.isEmpty else { return }
-    if words != nil { account.heap.knowsPages = true }
-    var window = PageWindow(range, words: words ?? [])
+  /// Who holds a piece in which no block lives.
+  private mutating func emptyOwner(of piece: HeapPiece) -> Int {
+    if let libc, piece.shape == .heap { return owners.owner(libc, .thread, start: piece.range.lowerBound) }
+    if let libc, piece.shape == .programBreak, !records.contains(where: { $0.isBreak }) {
+      return owners.owner(libc, .main, start: piece.range.lowerBound)
+    }
+    guard let origin = view.tables.context(piece.context), let call = view.tables.node(origin.node),
+      let module = moduleRanges.first(holding: call.pc), let allocator = allocatorOfModule[modules[module].path]
+    else { return owners.owner(nil) }
+    return owners.owner(allocator)
+  }
+
+  /// Lets the blocks of a window's range come by. Returns what lives in it, by the piece's owners.
+  private mutating func survey(
+    _ window: inout PageWindow, of piece: HeapPiece, _ pieceOwners: inout PieceOwners
+  ) -> [MemoryAccount.Holding] {
+    let range = window.range
+    guard !range.isEmpty else { return [] }
     let segment = view.shared
+    let tables = view.tables
+    var owners = self.owners
+    self.owners = HeapOwners()
+    defer { self.owners = owners }
+    /// The owner of blocks of the context that came by last: thousands in a row have the same.
+    var memo: (context: UInt32, kind: MemoryAccount.Arena.Kind, owner: Int, isLibc: Bool)?
+    func whose(_ block: Allocation) -> (owner: Int, rounded: UInt64) {
+      let (kind, start) = piece.arena(of: block)
+      if memo?.context != block.context || memo?.kind != kind {
+        let allocator = owners.allocator(ofContext: block.context, in: tables)
+        let isLibc = allocator.map { owners.isLibc($0) } ?? false
+        let number = isLibc ? owners.owner(allocator, kind, start: start) : owners.owner(allocator)
+        memo = (block.context, kind, pieceOwners.index(ofOwner: number), isLibc)
+      }
+      guard let memo else { return (0, 0) }
+      return (memo.owner, memo.isLibc ? HeapPiece.libcRounding(of: block, kind) : 0)
+    }
     // A block may begin below the window and reach into it: it was counted where it begins.
     if let before = segment.segment.allocation(containing: range.lowerBound), before.base < range.lowerBound {
-      window.add(before)
+      let (owner, rounded) = whose(before)
+      window.add(before, owner: owner, rounded: rounded)
     }
-    var live = SiteTable.Total()
+    var live: [MemoryAccount.Holding] = []
     let addresses = range.lowerBound...max(range.lowerBound, range.upperBound &- 1)
     segment.segment.forEachAllocation(in: addresses) { block in
-      live.add(SiteTable.Total(bytes: block.size, blocks: 1))
-      window.add(block)
+      let (owner, rounded) = whose(block)
+      while live.count <= owner { live.append(MemoryAccount.Holding()) }  // bounded: owners of a piece are few
+      live[owner].live &+= block.size
+      live[owner].blocks &+= 1
+      window.add(block, owner: owner, rounded: rounded)
     }
-    window.finish()
-    account.heap.live &+= live.bytes
-    account.heap.blocks &+= live.blocks
-    account.heap.residentLive &+= window.liveBytes
-    let held = window.pageCount &* MemoryAccount.pageSize
-    account.heap.beside &+= held &- min(held, window.liveBytes)
-    for page in window.pinned { note(page) }
+    window.end()
+    return live
   }
 
   private mutating func note(_ page: PageWindow.Page) {
@@ -392,6 +484,17 @@ private struct MemorySurvey {
   }
 }
 
+extension MemoryAccount.Heap {
+  mutating func add(_ holding: MemoryAccount.Holding) {
+    live &+= holding.live
+    blocks &+= holding.blocks
+    residentLive &+= holding.residentLive
+    beside &+= holding.rounded &+ holding.gaps
+    rounded &+= holding.rounded
+    free &+= holding.free
+  }
+}
+
 /// The pages of a piece of a heap, while its blocks come by in order of address.
 struct PageWindow {
   /// A resident page that live blocks lie in.
@@ -404,22 +507,51 @@ struct PageWindow {
     var hasAllContexts = true
     /// The time of one of the blocks.
     var ticks: UInt32
+    /// Whose the first block is.
+    var owner = 0
+    /// Bytes that allocators round the blocks up by.
+    var rounded: UInt64 = 0
   }
 
   private static let contextLimit = 8
 
-  private let range: Range<UInt64>
+  let range: Range<UInt64>
   private let words: [UInt64]
   private var current: Page?
-  /// Resident pages that live blocks lie in.
-  private(set) var pageCount: UInt64 = 0
-  /// Bytes of live blocks in resident pages.
-  private(set) var liveBytes: UInt64 = 0
+  /// Index of the first page of which nothing is known yet.
+  private var next = 0
+  /// Resident pages below the first page with a live block, where no owner is known from before.
+  private(set) var leading: UInt64 = 0
+  /// Whose the last page with a live block is.
+  private(set) var owner: Int?
+  /// What each owner holds of the resident pages, but `leading`.
+  private(set) var holdings: [MemoryAccount.Holding] = []
   /// The pages that are pinned.
   private(set) var pinned: [Page] = []
 
-  /// `words`: of /proc/PID/pagemap, for each page of `range`, which begins and ends with a page.
-  init(_ range: Range<UInt64>, words: [UInt64]) { (self.range, self.words) = (range, words) }
+  /// `words`: of /proc/PID/pagemap, for each page of `range`, which begins and ends with a page. `owner`: whose the
+  /// nearest page below is.
+  init(_ range: Range<UInt64>, words: [UInt64], owner: Int? = nil) {
+    (self.range, self.words, self.owner) = (range, words, owner)
+  }
+
+  /// Takes the pages from `next` on, below the one at `index`, for those without a live block.
+  private mutating func skip(to index: Int) {
+    var free: UInt64 = 0
+    for place in next..<max(next, min(index, words.count)) where words[place] >> 63 == 1 { free &+= 1 }
+    next = max(next, index)
+    guard free > 0 else { return }
+    guard let owner else {
+      leading &+= free
+      return
+    }
+    hold(owner) { $0.free &+= free &* MemoryAccount.pageSize }
+  }
+
+  private mutating func hold(_ owner: Int, _ change: (inout MemoryAccount.Holding) -> Void) {
+    while holdings.count <= owner { holdings.append(MemoryAccount.Holding()) }  // bounded: owners of a piece are few
+    change(&holdings[owner])
+  }
 
   /// Bit 63 of a page's word says that the page is resident.
   private func isResident(_ page: UInt64) -> Bool {
@@ -427,7 +559,8 @@ struct PageWindow {
     return index < words.count && words[index] >> 63 == 1
   }
 
-  mutating func add(_ block: Allocation) {
+  /// `owner`: whose the block is. `rounded`: by how many bytes it is rounded up.
+  mutating func add(_ block: Allocation, owner: Int = 0, rounded: UInt64 = 0) {
     let size = MemoryAccount.pageSize
     // A block of no bytes has its address.
     let (from, to) = (max(block.base, range.lowerBound), min(block.end, range.upperBound))
@@ -437,12 +570,19 @@ struct PageWindow {
     for page in first..<max(first, end) where isResident(page) {
       if current?.number != page {
         finish()
-        current = Page(number: page, ticks: block.ticks)
-        pageCount &+= 1
+        let index = Int(clamping: page &- range.lowerBound >> MemoryAccount.pageShift)
+        skip(to: index)
+        next = index &+ 1
+        self.owner = owner
+        current = Page(number: page, ticks: block.ticks, owner: owner)
       }
       let start = page &* size
       let bytes = min(min(to, start &+ size) &- max(from, start), block.size)
-      liveBytes &+= bytes
+      // What a block is rounded up by lies behind it, as far as its last page goes.
+      if page &+ 1 == end, to == block.end {
+        let behind = block.base &+ block.size
+        current?.rounded &+= min(rounded, start &+ size &- min(start &+ size, behind))
+      }
       current?.total.add(SiteTable.Total(bytes: bytes, blocks: 1))
       guard let contexts = current?.contexts, !contexts.contains(block.context) else { continue }
       if contexts.count < Self.contextLimit {
@@ -455,7 +595,22 @@ struct PageWindow {
 
   /// No further block lies in the last page.
   mutating func finish() {
-    if let current, current.total.bytes <= MemoryAccount.pinnedBytes { pinned.append(current) }
+    guard let page = current else { return }
+    if page.total.bytes <= MemoryAccount.pinnedBytes { pinned.append(page) }
     current = nil
+    // Blocks of a damaged index may lie upon each other.
+    let live = min(MemoryAccount.pageSize, page.total.bytes)
+    let rounded = min(MemoryAccount.pageSize &- live, page.rounded)
+    hold(page.owner) { holding in
+      holding.residentLive &+= live
+      holding.rounded &+= rounded
+      holding.gaps &+= MemoryAccount.pageSize &- live &- rounded
+    }
+  }
+
+  /// No further block lies in the window.
+  mutating func end() {
+    finish()
+    skip(to: words.count)
   }
 }

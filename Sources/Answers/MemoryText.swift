@@ -9,6 +9,9 @@ import Symbols
 extension MemoryAccount {
   /// Sites of pinned pages that are shown.
   private static let pinLimit = 20
+  /// Arenas of an allocator that are shown, and those that JSON lists.
+  private static let arenaLimit = 8
+  private static let listedArenaLimit = 1000
 
   /// A table of 80 columns; with the table of pinned pages, if that was asked for.
   public var text: String {
@@ -38,7 +41,9 @@ extension MemoryAccount {
           line(
             heap.residentLive,
             heap.live > heap.residentLive ? "  resident part of \(blocks)" : "  \(blocks), as asked for"))
-        lines.append(line(heap.beside, "  the rest of their pages: rounding, gaps"))
+        if heap.rounded > 0 { lines.append(line(heap.rounded, "  what glibc rounds its blocks up by")) }
+        lines.append(
+          line(heap.beside &- heap.rounded, "  the rest of their pages: \(heap.rounded > 0 ? "" : "rounding, ")gaps"))
         lines.append(line(heap.free, "  pages without a live block"))
       } else {
         lines.append(line("", "", "", "  \(Units.count(heap.blocks, "live block")) of \(Units.bytes(heap.live))"))
@@ -50,9 +55,47 @@ extension MemoryAccount {
         "\(Units.bytes(heap.live - heap.residentLive)) of live blocks are not resident: never written to, or swapped "
           + "out.", indent: "  ")
     }
+    lines += allocatorLines
     if let pageTables { lines.append("  Page tables take \(Units.bytes(pageTables)) more.") }
     if showsPins { lines += pinLines }
     return TextLayout.text(of: lines + losses.lines)
+  }
+
+  /// The heap by allocator and arena, where that says more than the rows above.
+  private var allocatorLines: [String] {
+    guard heap.knowsPages, !allocators.isEmpty else { return [] }
+    func line(_ resident: String, _ live: String, _ rounded: String, _ gaps: String, _ free: String, _ words: String)
+      -> String
+    {
+      let head = [resident, live, rounded, gaps, free].map { TextLayout.padded($0, left: 11) }.joined()
+      return "\(head)  \(TextLayout.fit(words, columns: max(8, TextLayout.columns &- 57)))"
+    }
+    func short(_ bytes: UInt64) -> String {
+      let text = Units.rounded(bytes)
+      // 1,023.9 KiB would fill its column.
+      return text.utf8.count > 10 ? "\(text.prefix { $0 != "." }) \(text.suffix(3))" : text
+    }
+    func row(_ holding: Holding, isKnown: Bool, _ words: String) -> String {
+      line(
+        short(holding.resident), short(holding.residentLive), isKnown ? short(holding.rounded) : "-",
+        short(holding.gaps), short(holding.free), words)
+    }
+    var lines = ["The heap's resident memory by allocator:"]
+    lines.append(line("RESIDENT", "LIVE", "ROUNDED UP", "GAPS", "FREE PAGES", "HELD BY"))
+    for part in allocators {
+      let isLibc = part.name.map { Inquiry.isLibc($0) } ?? false
+      lines.append(row(part.holding, isKnown: isLibc, part.name.map { TextLayout.printable($0) } ?? "not known"))
+      let shown = part.arenas.prefix(Self.arenaLimit)  // bounded: it is a constant
+      for arena in shown { lines.append(row(arena.holding, isKnown: isLibc, "  \(arena.words)")) }
+      guard part.arenas.count > shown.count else { continue }
+      var others = Holding()
+      for arena in part.arenas.dropFirst(shown.count) { others.add(arena.holding) }
+      lines.append(
+        row(
+          others, isKnown: isLibc,
+          "  \(Units.countOf(UInt64(clamping: part.arenas.count &- shown.count), "other part", "other parts"))"))
+    }
+    return lines
   }
 
   private var pinLines: [String] {
@@ -120,8 +163,10 @@ extension MemoryAccount {
       writer.append(",\"resident_live\":", decimal: heap.residentLive)
       writer.append(",\"resident_beside\":", decimal: heap.beside)
       writer.append(",\"resident_free\":", decimal: heap.free)
+      writer.append(",\"resident_rounded\":", decimal: heap.rounded)
     }
     writer.append("}")
+    appendAllocators(to: &writer)
     if let pageTables { writer.append(",\"page_tables\":", decimal: pageTables) }
     if showsPins {
       writer.append(",\"pinned\":[")
@@ -141,9 +186,70 @@ extension MemoryAccount {
     return writer.takeString()
   }
 
+  private func appendAllocators(to writer: inout ByteWriter) {
+    writer.append(",\"allocators\":[")
+    for (index, part) in allocators.enumerated() {
+      writer.append(text: index > 0 ? ",{" : "{")
+      if let name = part.name {
+        writer.append("\"allocator\":", string: name)
+        writer.append(",")
+      }
+      if let module = part.module {
+        writer.append("\"allocator_module\":", string: module)
+        writer.append(",")
+      }
+      appendJSONFields(of: part.holding, of: part, to: &writer)
+      if !part.arenas.isEmpty {
+        writer.append(",\"arena_count\":", decimal: UInt64(clamping: part.arenas.count))
+        writer.append(",\"arenas\":[")
+        let listed = part.arenas.prefix(Self.listedArenaLimit)  // bounded: it is a constant
+        for (index, arena) in listed.enumerated() {
+          writer.append(text: index > 0 ? ",{\"kind\":" : "{\"kind\":")
+          writer.appendJSONString(arena.kind.rawValue)
+          if let start = arena.start {
+            writer.append(",\"start\":\"")
+            writer.append(address: start)
+            writer.append("\"")
+          }
+          writer.append(",")
+          appendJSONFields(of: arena.holding, of: part, to: &writer)
+          writer.append("}")
+        }
+        writer.append("]")
+      }
+      writer.append("}")
+    }
+    writer.append("]")
+  }
+
+  private func appendJSONFields(of holding: Holding, of part: AllocatorPart, to writer: inout ByteWriter) {
+    writer.append("\"live_bytes\":", decimal: holding.live)
+    writer.append(",\"live_blocks\":", decimal: holding.blocks)
+    guard heap.knowsPages else { return }
+    writer.append(",\"resident\":", decimal: holding.resident)
+    writer.append(",\"resident_live\":", decimal: holding.residentLive)
+    if part.name.map({ Inquiry.isLibc($0) }) ?? false {
+      writer.append(",\"resident_rounded\":", decimal: holding.rounded)
+    }
+    writer.append(",\"resident_beside\":", decimal: holding.rounded &+ holding.gaps)
+    writer.append(",\"resident_free\":", decimal: holding.free)
+  }
+
   private func appendJSONFields(of pin: Pin, to writer: inout ByteWriter) {
     writer.append("\"pages\":", decimal: pin.pages)
     writer.append(",\"live_bytes\":", decimal: pin.total.bytes)
     writer.append(",\"blocks\":", decimal: pin.total.blocks)
+  }
+}
+
+extension MemoryAccount.Arena {
+  /// The words of the table's row.
+  var words: String {
+    switch kind {
+    case .main: "the program break"
+    case .thread: "heap 0x\(String(start ?? 0, radix: 16))"
+    case .single: "mapped one by one"
+    case .other: "other mappings"
+    }
   }
 }

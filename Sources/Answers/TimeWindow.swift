@@ -18,13 +18,16 @@ public enum Moment: Hashable, Sendable {
   case ago(Double)
   /// Seconds since 1970-01-01 UTC.
   case time(Double)
-  /// The mark of this name. Which moment that is, only the process that is asked about knows: `placed` finds it.
+  /// The mark of this name. Which moment that is, only the process or the file that is asked about knows: `placed`
+  /// finds it.
   case mark(String)
+  /// Seconds since the start of the recording that is asked about.
+  case recorded(Double)
 
   /// From `10m` (ago); `2026-11-29T14:05:30Z`, with a fraction of the second, or an offset such as `+01:00` in place of
   /// the Z; `@1764425130.5`, in seconds since 1970; if `hasClock`, `14:05` or `14:05:30.5`, the latest such time
-  /// of the day where this program runs; and a mark's name. Throws `.usage` for other texts, and for a moment later
-  /// than `now`.
+  /// of the day where this program runs; `@2.5s`, so long after a recording's start; and a mark's name. Throws `.usage`
+  /// for other texts, and for a moment later than `now`.
   public init(_ text: String, now: Double, hasClock: Bool) throws(Complaint) {
     let time: Double
     if let seconds = Units.seconds(inTime: text) {
@@ -32,6 +35,9 @@ public enum Moment: Hashable, Sendable {
       return
     } else if text.hasPrefix("@"), let seconds = Double(text.dropFirst()), seconds.isFinite {
       time = seconds
+    } else if text.hasPrefix("@"), let seconds = Units.seconds(inTime: String(text.dropFirst())) {
+      self = .recorded(seconds)
+      return
     } else if let date = Self.date(text) {
       time = date
     } else if hasClock, let daytime = Self.latest(text, now) {
@@ -130,6 +136,11 @@ public enum Moment: Hashable, Sendable {
 
   /// The moment as a time, where it is a mark of `marks`. Throws `.usage` if there is no such mark.
   func placed(among marks: [SegmentMark], on clock: SegmentClock) throws(Complaint) -> Moment {
+    if case .recorded = self {
+      throw Complaint(
+        .usage, what: "\(text) is a moment of a recording, and a process is asked",
+        advice: "give 10m (ago), a time, or a mark of the process")
+    }
     guard case .mark(let name) = self else { return self }
     guard let mark = marks.first(where: { $0.name == name }) else {
       throw SegmentMark.unknown(ForeignText(name), among: marks)
@@ -137,21 +148,29 @@ public enum Moment: Hashable, Sendable {
     return .ago(mark.age(on: clock))
   }
 
-  /// The moment in the records' terms. A mark's is not known before it is placed: no block was made since.
+  /// The moment in the records' terms. One that is to be placed is not known before: no block was made since.
   func order(on clock: SegmentClock) -> UInt64 {
     switch self {
     case .ago(let seconds): clock.order(ofAge: seconds)
     case .time(let seconds): clock.order(ofWallTime: seconds)
-    case .mark: .max
+    case .mark, .recorded: .max
     }
   }
 
-  /// Seconds from the moment until `now`; nil of a mark that is not placed.
+  /// Seconds from the moment until `now`; nil of one that is to be placed.
   func age(at now: Double) -> Double? {
     switch self {
     case .ago(let seconds): seconds
     case .time(let time): max(0, now - time)
-    case .mark: nil
+    case .mark, .recorded: nil
+    }
+  }
+
+  /// Whether it is one that every source of blocks knows.
+  var isPlaced: Bool {
+    switch self {
+    case .ago, .time: true
+    case .mark, .recorded: false
     }
   }
 
@@ -161,6 +180,7 @@ public enum Moment: Hashable, Sendable {
     case .ago(let seconds): "\(seconds)s"
     case .time(let time): "@\(time)"
     case .mark(let name): name
+    case .recorded(let seconds): "@\(seconds)s"
     }
   }
 }
@@ -177,7 +197,8 @@ public struct TimeWindow: Hashable, Sendable {
     self.until = until
   }
 
-  /// This window. Throws `.usage` if it ends before it begins; of marks that is known when they are placed.
+  /// This window. Throws `.usage` if it ends before it begins; of moments that are to be placed that is known when they
+  /// are.
   public func checked(at now: Double) throws(Complaint) -> TimeWindow {
     if let since = since?.age(at: now), let until = until?.age(at: now), since <= until {
       throw Complaint(

@@ -96,6 +96,7 @@ enum HeapSource: Equatable {
       try scope.refuseFile(path)
       let recorded = try Recording(path: path)
       let stamp = recorded.stampTold(of: moment)
+      heap.window = try recorded.placed(heap.window, at: stamp)
       let replay = recorded.isStill ? nil : recorded.replay(until: stamp)
       let sums = recorded.stackSums(replay, at: stamp, scope: heap)
       try Budget.current?.check()
@@ -119,6 +120,7 @@ extension HeapSource {
     let recorded = try Recording(path: path)
     if request.sort == .rate, let obstacle = recorded.totalsObstacle(scope) { throw obstacle }
     let stamp = recorded.stampTold(of: moment)
+    scope.window = try recorded.placed(scope.window, at: stamp)
     let table = recorded.top(
       recorded.isStill ? nil : recorded.replay(until: stamp), at: stamp, limit: request.limit, sort: request.sort,
       scope: scope)
@@ -133,7 +135,6 @@ extension ScopeRequest {
     var option: String?
     if group != nil { option = "--within" }
     if countsMappings { option = "--mapped" }
-    if try scope().namesMarks { option = "a mark" }
     guard let option else { return }
     throw Complaint(
       .usage, what: "\(option) is asked of \(path), which is a file", advice: "ask a process, or leave it out")

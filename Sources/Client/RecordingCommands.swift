@@ -133,13 +133,15 @@ struct ReplayCommand: ParsableCommand {
     discussion: """
       By default the moment of its end. Times count from the recording's start. The table is the one that `top` makes \
       of a process, with the same options; ages are as of the moment, so that --younger 10s are the blocks of its last \
-      ten seconds that lived then. A snapshot also has what the process had ever allocated: --sort rate and --totals, \
-      as of `top`.
+      ten seconds that lived then. A moment (when) may be @2.5s, so long after the recording's start, peak, or a mark \
+      that the process had when the file was finished. A snapshot also has what the process had ever \
+      allocated: --sort rate and --totals, as of `top`.
 
       Examples:
         allocsctl replay run.rec
         allocsctl replay run.rec --peak --limit 5
         allocsctl replay run.rec --younger 10s
+        allocsctl replay run.rec --since @2.5s
         allocsctl replay run.rec --at 2.5s --query 0x55d0c0ffee10
       """)
 
@@ -220,6 +222,8 @@ struct ReplayCommand: ParsableCommand {
       let words = block.map { "\(hex($0.base)), \($0.size) bytes, lived then\n" } ?? "nothing lived there then\n"
       return words + report.text(of: history, limit: 2)
     }
+    var scope = scope
+    scope.window = try recorded.placed(scope.window, at: stamp)
     let table = recorded.top(replay, at: stamp, limit: limit, sort: sort, scope: scope)
     if json { return table.json + "\n" }
     let time = recorded.end == .snapshot ? "" : "After \(Units.duration(recorded.seconds(at: stamp))):\n"
@@ -259,7 +263,8 @@ struct Export: ParsableCommand {
     discussion: """
       What lives, by call stack, in a process now, in a snapshot, or at a moment of a recording (FILE for its end, \
       FILE@2.5s, FILE@peak): \(ProfileFormat.allCases.map { "\($0.rawValue), \($0.purpose)" }
-        .joined(separator: "; ")). All blocks of these, one by one, and of a recording without a moment all events: \
+        .joined(separator: "; ")). All blocks of these, one by one, and of a recording without a moment or a window \
+      all events: \
       \(ExportFormat.allCases.map { "\($0.rawValue), \($0.purpose)" }.joined(separator: "; ")). \
       A file of yours that exists is replaced when the new one is whole; a link, a device \
       or another user's file is refused. A file whose name is a number is named with its directory: ./4242.
@@ -268,7 +273,7 @@ struct Export: ParsableCommand {
         allocsctl export 4242 --format pprof -o heap.pb.gz
         allocsctl export 4242 --format flamegraph --younger 10m -o heap.svg
         allocsctl export run.rec@peak --format speedscope -o peak.json
-        allocsctl export 4242 --format heaptrack -o now.heaptrack
+        allocsctl export 4242 --format heaptrack --younger 10m -o new.heaptrack
         allocsctl export run.rec --format heaptrack -o run.heaptrack
         allocsctl export run.rec --format perfetto -o run.pftrace
         allocsctl export run.rec --format jsonl -o - | grep '"free"'
@@ -313,7 +318,13 @@ struct Export: ParsableCommand {
           // These are said when all of the file was read.
           losses.problems = []
           if let missing = losses.sentence { complain("\(source.name): \(missing)") }
-          try recorded.recording.export(format, at: recorded.moment, to: output)
+          var moment = recorded.moment.map { ExportedMoment(stamp: $0) }
+          let window = try scope.window.window()
+          if !window.isAll {
+            let stamp = recorded.moment ?? recorded.recording.endStamp
+            moment = ExportedMoment(stamp: stamp, window: try recorded.recording.placed(window, at: stamp))
+          }
+          try recorded.recording.export(format, at: moment, to: output)
           for problem in recorded.recording.problems { complain("\(source.name): \(problem)") }
         }
       }
@@ -327,10 +338,10 @@ struct Export: ParsableCommand {
   private func recording(
     of source: HeapSource
   ) throws(Complaint) -> (recording: Recording, moment: UInt64?, knownLosses: Losses) {
-    guard try scope.window.window().isAll, scope.wrappers.wrapper.isEmpty, scope.group.within == nil else {
+    guard scope.wrappers.wrapper.isEmpty, scope.group.within == nil else {
       throw Complaint(
-        .usage, what: "a window of time, a group, or a wrapper, is asked of an export as \(ExportFormat.list)",
-        advice: "these tell all blocks with their whole stacks; the others take windows, groups and wrappers: "
+        .usage, what: "a group, or a wrapper, is asked of an export as \(ExportFormat.list)",
+        advice: "these tell each block with its whole stack; the others take groups and wrappers: "
           + ProfileFormat.allCases.map(\.rawValue).joined(separator: ", "))
     }
     switch source {

@@ -16,7 +16,9 @@ extension HeapGrouping: ExpressibleByArgument {}
 /// When the blocks were made that a question is about.
 struct WindowOptions: ParsableArguments {
   @Option(
-    help: .init("Only blocks made since then: 10m (ago), 14:05, 2026-11-29T14:05:30Z, a mark.", valueName: "when"))
+    help: .init(
+      "Only blocks made since then: 10m (ago), 14:05, 2026-11-29T14:05:30Z, a mark; of a recording also @2.5s.",
+      valueName: "when"))
   var since: String?
 
   @Option(help: .init("Only blocks made before then.", valueName: "when"))
@@ -117,7 +119,8 @@ struct Top: ParsableCommand {
       bytes more at its end, watches for a second if nothing else is said.
 
       The source is a process, a snapshot, or a recording: FILE for its end, FILE@2.5s, FILE@peak. Of a file the table \
-      is by site; what was ever allocated, a snapshot has.
+      is by site; what was ever allocated, a snapshot has. A file has the marks that the process had when the file was \
+      finished; of a recording, @2.5s is so long after its start, and peak the moment at which most bytes lived.
 
       On a terminal the table fills the screen and follows the process: ? there lists the keys. --once, --json, and an \
       output that is no terminal give the table once.
@@ -371,9 +374,12 @@ struct Memory: ParsableCommand {
                        [--socket <path> | --direct]
       """,
     discussion: """
-      The rows add up to what the kernel says (RSS). The heap's is divided: live blocks as they were asked for; the \
-      rest of their pages; and pages without a live block, which the allocator holds. --pinned lists the sites whose \
-      few live bytes alone keep pages resident.
+      The rows add up to what the kernel says (RSS). The heap's is divided: live blocks as they were asked for; \
+      what glibc rounds them up by, where blocks are glibc's, whose rule is known; the rest of their pages; and pages \
+      without a live block, which the allocator holds. The same follows by allocator, and for glibc by arena: the \
+      program break, heaps of arenas for threads, and blocks with mappings of their own. Other allocators' arenas are \
+      not told apart. A page is its first live block's allocator's, or the nearest block's if it has none. --pinned \
+      lists the sites whose few live bytes alone keep pages resident.
 
       Examples:
         allocsctl memory 4242

@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // `allocsctl top` on a terminal: drives what Watching describes. One thread has the terminal; another asks the source,
-// which may take its time, so that keys are answered meanwhile.
-//
-// The next look comes a second after the last one, or later, where looks cost so much that the source would spend more
-// than 3 % of its time on them.
+// which may take its time, so that keys are answered meanwhile. When the next look comes, WatchPace says.
 
 import Answers
 import ArgumentParser
@@ -16,9 +13,6 @@ import Watching
 
 /// Watches one process.
 final class Watch {
-  /// The part of the time in which the source may be at work for a watch.
-  static let load = 0.03
-
   /// A question to the source.
   private struct Question: Sendable {
     enum Kind: Sendable {
@@ -155,7 +149,7 @@ final class Watch {
     } catch {
       state.problem = error.description
     }
-    state.interval = isFirst ? 1 : max(1, (min(state.cost / Self.load, 600) * 2).rounded(.up) / 2)
+    state.interval = isFirst ? 1 : WatchPace.interval(afterLookOf: state.cost)
   }
 
   private func showPage(_ kind: WatchState.Page.Kind, _ key: String, _ answer: Answer) {

@@ -27,7 +27,7 @@ extension BlockRenderer {
   /// Tells the blocks that lived at the recording's start, by address, and then the beginnings and
   /// ends of blocks in the order of time.
   /// With `moment`, those that lived at it, and no events.
-  mutating func tellBlocks(of recording: Recording, at moment: UInt64?) throws(Complaint) {
+  mutating func tellBlocks(of recording: Recording, at moment: ExportedMoment?) throws(Complaint) {
     var live: [UInt64: Block] = [:]
     let share = MemoryShare()
     var nodes: [UInt32: UInt32] = [:]
@@ -40,7 +40,7 @@ extension BlockRenderer {
     var meter = BudgetMeter()
     for block in recording.firstBlocks(at: moment) {
       guard meter.goesOn() else { break }
-      try advance(to: moment ?? recording.startStamp)
+      try advance(to: moment?.stamp ?? recording.startStamp)
       live[block.base] = begin(size: block.size, node: node(ofContext: block.context), ticks: block.ticks)
     }
     guard moment == nil else { return }

@@ -5,6 +5,8 @@
 
 import Answers
 import Bounds
+import IndexReader
+import SharedLayout
 import SystemAccess
 
 /// A format that `allocsctl export` can write.
@@ -37,10 +39,19 @@ public enum ExportFormat: String, CaseIterable, Sendable {
   }
 }
 
+/// A moment of a recording that an export is of.
+public struct ExportedMoment: Hashable, Sendable {
+  public var stamp: UInt64
+  /// When the blocks were made that are meant; all its moments are placed (`Recording.placed`).
+  public var window: TimeWindow
+
+  public init(stamp: UInt64, window: TimeWindow = TimeWindow()) { (self.stamp, self.window) = (stamp, window) }
+}
+
 /// Writes a recording in one format, or the blocks of one moment of it.
 protocol ExportRenderer {
-  /// `moment`: a stamp; then the blocks that lived at it are written, and no events.
-  init(_ recording: Recording, at moment: UInt64?, to output: ExportOutput)
+  /// `moment`: then the blocks that lived at it are written, and no events.
+  init(_ recording: Recording, at moment: ExportedMoment?, to output: ExportOutput)
   /// Writes all of it, once.
   mutating func render() throws(Complaint)
 }
@@ -79,14 +90,19 @@ public final class ExportOutput {
 extension Recording {
   /// The blocks that an export begins with, by address: those of its moment, or of the recording's
   /// start.
-  func firstBlocks(at moment: UInt64?) -> [ReplayedBlock] {
-    stillBlocks ?? (moment.map { replay(until: $0) } ?? Replay(self)).blocks.sorted
+  func firstBlocks(at moment: ExportedMoment?) -> [ReplayedBlock] {
+    let blocks = stillBlocks ?? (moment.map { replay(until: $0.stamp) } ?? Replay(self)).blocks.sorted
+    guard let moment, !moment.window.isAll else { return blocks }
+    let now = allocs_event_ticks(moment.stamp)
+    let oldest = blocks.reduce(0) { min($0, Self.place(ofTicks: $1.ticks, from: now)) }
+    let clock = clock(at: moment.stamp, oldest: oldest)
+    guard let orders = moment.window.orders(on: clock) else { return blocks }
+    return blocks.filter { orders.contains(clock.order(ofTicks: $0.ticks)) }
   }
 
   /// Writes the recording in `format` to a file, which is replaced when the new one is whole; "-"
-  /// is standard output. `moment`: a stamp; then the blocks that lived at it are written, and no
-  /// events.
-  public func export(_ format: ExportFormat, at moment: UInt64? = nil, to path: String) throws(Complaint) {
+  /// is standard output. `moment`: then the blocks that lived at it are written, and no events.
+  public func export(_ format: ExportFormat, at moment: ExportedMoment? = nil, to path: String) throws(Complaint) {
     // A file that is written in place, such as a pipe's, must not be the recording itself.
     guard !isFile(at: path) else {
       throw Complaint(.obstacle, what: "cannot write \(path): it is the recording itself", advice: "name another file")

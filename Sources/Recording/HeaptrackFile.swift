@@ -22,7 +22,7 @@ import SystemAccess
 /// Writes the lines.
 struct HeaptrackFile: BlockRenderer {
   private let recording: Recording
-  private let moment: UInt64?
+  private let moment: ExportedMoment?
   private let output: ExportOutput
   /// Bytes of whole lines that are not written yet.
   private var pending: [UInt8] = []
@@ -48,7 +48,7 @@ struct HeaptrackFile: BlockRenderer {
   /// So many bytes are collected before they are written.
   private static let bufferBytes = 1 << 20
 
-  init(_ recording: Recording, at moment: UInt64?, to output: ExportOutput) {
+  init(_ recording: Recording, at moment: ExportedMoment?, to output: ExportOutput) {
     self.recording = recording
     self.moment = moment
     self.output = output
@@ -61,7 +61,7 @@ struct HeaptrackFile: BlockRenderer {
     // A comment, which readers pass over.
     if let words = recording.knownLosses.sentence { line("# \(words)") }
     try tellBlocks(of: recording, at: moment)
-    time(moment ?? recording.endStamp)
+    time(moment?.stamp ?? recording.endStamp)
     try output.write(pending)
   }
 

@@ -11,7 +11,7 @@ import SystemAccess
 /// Writes the lines.
 struct JSONLinesFile: ExportRenderer {
   private let recording: Recording
-  private let moment: UInt64?
+  private let moment: ExportedMoment?
   private let output: ExportOutput
   private let naming: StackNaming
   /// The contexts whose lines were written; context 0 is nobody, and has none.
@@ -20,7 +20,7 @@ struct JSONLinesFile: ExportRenderer {
   /// So many bytes are collected before they are written.
   private static let bufferBytes = 1 << 20
 
-  init(_ recording: Recording, at moment: UInt64?, to output: ExportOutput) {
+  init(_ recording: Recording, at moment: ExportedMoment?, to output: ExportOutput) {
     self.recording = recording
     self.moment = moment
     self.output = output
@@ -59,7 +59,7 @@ struct JSONLinesFile: ExportRenderer {
     writer.append(decimal: recording.lostCount)
     if let moment {
       writer.append(",\"moment_ns\":")
-      writer.append(decimal: moment)
+      writer.append(decimal: moment.stamp)
     }
     writer.append("}}\n")
   }

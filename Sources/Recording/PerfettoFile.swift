@@ -39,7 +39,7 @@ struct PerfettoFile: BlockRenderer {
   }
 
   private let recording: Recording
-  private let moment: UInt64?
+  private let moment: ExportedMoment?
   private let output: ExportOutput
   private var pending = MessageStorage()
   /// Names that were interned since the last packet, and go into the next.
@@ -71,13 +71,13 @@ struct PerfettoFile: BlockRenderer {
   private let startStamp: UInt64
   private let endStamp: UInt64
 
-  init(_ recording: Recording, at moment: UInt64?, to output: ExportOutput) {
+  init(_ recording: Recording, at moment: ExportedMoment?, to output: ExportOutput) {
     self.recording = recording
     self.moment = moment
     self.output = output
     interned = pending.message(perfetto__interned_data__init)
-    startStamp = moment ?? recording.startStamp
-    endStamp = moment ?? max(recording.endStamp, startStamp)
+    startStamp = moment?.stamp ?? recording.startStamp
+    endStamp = moment?.stamp ?? max(recording.endStamp, startStamp)
     step = max(1, (endStamp &- startStamp) / Self.moments)
     next = startStamp &+ step
     // At the end there is a dump anyway.

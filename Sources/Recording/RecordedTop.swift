@@ -57,6 +57,14 @@ extension Recording {
     return result
   }
 
+  /// A clock as of `stamp`, on which blocks have orders from the oldest on. `oldest`: its place in
+  /// time (`place`).
+  func clock(at stamp: UInt64, oldest: Int64) -> SegmentClock {
+    let age = UInt32(truncatingIfNeeded: max(0, 0 &- oldest))
+    return SegmentClock(
+      at: stamp, oldest: allocs_event_ticks(stamp) &- age, monotonic: process.monotonic, realtime: process.realtime)
+  }
+
   /// A clock as of `stamp`, on which every block has an order, and the sums of the blocks in a
   /// window of time.
   private func sums(
@@ -78,9 +86,7 @@ extension Recording {
       all = sums
     }
     let places = all?.places ?? 0...0
-    let oldest = UInt32(truncatingIfNeeded: max(0, 0 &- places.lowerBound))
-    let clock = SegmentClock(
-      at: stamp, oldest: now &- oldest, monotonic: process.monotonic, realtime: process.realtime)
+    let clock = clock(at: stamp, oldest: places.lowerBound)
     func order(ofPlace place: Int64) -> UInt64 {
       clock.order(ofTicks: now &+ UInt32(truncatingIfNeeded: place))
     }

@@ -68,6 +68,8 @@ public final class Recording: OriginTables {
   private var damagedRings: [DamagedRing] = []
   /// All that was ever allocated: of a snapshot whose process kept it.
   private(set) var totals: RecordedTotals?
+  /// The marks that the process had when the recording was finished.
+  private(set) var marks: [RecordedMark] = []
 
   private let source: RecordingSource
   private let fileSize: Int
@@ -385,6 +387,7 @@ public final class Recording: OriginTables {
       let more = try TableCoding.totals(&reader)
       totals = totals ?? RecordedTotals(nanoseconds: more.nanoseconds, withoutContext: more.withoutContext)
       totals?.rows.append(contentsOf: more.rows)
+    case .marks: marks.append(contentsOf: try TableCoding.marks(&reader))
     case .names: for (key, frames) in try TableCoding.names(&reader) { functions[key] = frames }
     case .madeNames:
       for (address, function) in try TableCoding.madeNames(&reader) { made[address, default: []].append(function) }

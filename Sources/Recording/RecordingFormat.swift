@@ -51,6 +51,7 @@ public enum RecordingFormat {
     case madeNames = 12
     case totals = 13
     case netEffect = 14
+    case marks = 15
   }
 
   /// The payload is a zstd frame.

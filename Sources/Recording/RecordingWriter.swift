@@ -240,6 +240,7 @@ final class RecordingWriter {
       appendEffects(all: true)
     }
     if let symbolizer { appendNames(symbolizer) }
+    appendMarks()
     var bytes: [UInt8] = []
     bytes.append(number: end.rawValue)
     bytes.append(number: stampNow)

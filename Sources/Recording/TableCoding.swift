@@ -493,6 +493,25 @@ enum TableCoding {
     return totals
   }
 
+  static func encode(_ marks: [RecordedMark]) -> [UInt8] {
+    var bytes: [UInt8] = []
+    bytes.append(number: UInt64(truncatingIfNeeded: marks.count))
+    for mark in marks {
+      bytes.append(string: mark.name)
+      bytes.append(number: mark.stamp)
+    }
+    return bytes
+  }
+
+  static func marks(_ reader: inout NumberReader) throws(MalformedChunk) -> [RecordedMark] {
+    var marks: [RecordedMark] = []
+    // bounded: a count is not negative
+    for _ in 0..<(try reader.count(of: 2, memory: rowMemory(of: RecordedMark.self))) {
+      marks.append(RecordedMark(name: try reader.string(), stamp: try reader.number()))
+    }
+    return marks
+  }
+
   static func encode(_ rings: [DamagedRing]) -> [UInt8] {
     var bytes: [UInt8] = []
     bytes.append(number: UInt64(truncatingIfNeeded: rings.count))

@@ -5,7 +5,6 @@
 import ByteText
 import CPprof
 import Foundation
-import IndexReader
 import Provenance
 import SharedLayout
 import Symbols
@@ -13,6 +12,7 @@ import TestSupport
 import Testing
 
 @testable import Answers
+@testable import IndexReader
 
 @Suite("Windows of time", .bounded)
 struct TimeWindowTests {
@@ -360,6 +360,10 @@ struct PageWindowTests {
     Allocation(base: 0x10_0000 + offset, size: size, context: context, ticks: 0)
   }
 
+  private func sum(_ window: PageWindow) -> MemoryAccount.Holding {
+    window.holdings.reduce(into: MemoryAccount.Holding()) { $0.add($1) }
+  }
+
   @Test("blocks count in the resident pages that they lie in, and pages with few bytes are pinned")
   func pages() {
     var pages = window(10, absent: [3, 4])
@@ -369,8 +373,8 @@ struct PageWindowTests {
     ] { pages.add(block) }
     pages.finish()
     // Pages 0, 1, 2, 5, 6, 7, 8 and 9.
-    #expect(pages.pageCount == 8)
-    #expect(pages.liveBytes == 512 + 514 + 2 * 4096 + 1 + 0 + 200 + 5)
+    #expect(sum(pages).resident == 8 * 4096)
+    #expect(sum(pages).residentLive == 512 + 514 + 2 * 4096 + 1 + 0 + 200 + 5)
     #expect(pages.pinned.map { $0.number &- 0x100 } == [0, 6, 7, 8, 9])
     #expect(pages.pinned.map(\.total.bytes) == [512, 1, 0, 96, 109])
     #expect(pages.pinned.map(\.contexts) == [[1], [2], [1], [3], [3, 4]])
@@ -383,11 +387,112 @@ struct PageWindowTests {
     pages.add(Allocation(base: .max, size: .max, context: 1, ticks: 0))
     pages.add(Allocation(base: 0x10_2000, size: 5, context: 1, ticks: 0))
     pages.finish()
-    #expect(pages.pageCount == 2 && pages.liveBytes == 8192 && pages.pinned.isEmpty)
+    #expect(sum(pages).resident == 8192 && sum(pages).residentLive == 8192 && pages.pinned.isEmpty)
     var none = PageWindow(0x10_0000..<0x10_2000, words: [])
     none.add(block(0, 5))
     none.finish()
-    #expect(none.pageCount == 0 && none.pinned.isEmpty)
+    #expect(none.holdings.isEmpty && none.pinned.isEmpty)
+  }
+
+  @Test("a page is its first block's owner's, and pages without one are those of the owner below")
+  func owners() {
+    var pages = window(8, absent: [2])
+    pages.add(block(4096, 4096 + 100), owner: 1, rounded: 28)
+    pages.add(block(4096 * 5 + 4000, 90), owner: 0, rounded: 14)
+    pages.add(block(4096 * 5 + 4094, 2), owner: 1, rounded: 22)
+    pages.end()
+    // Page 0 is below the first block; page 2 is not resident, so the tail of the first block is not, either.
+    #expect(pages.leading == 1 && pages.owner == 0)
+    let first = pages.holdings[1]
+    #expect((first.residentLive, first.rounded, first.gaps, first.free) == (4096, 0, 0, 2 * 4096))
+    let second = pages.holdings[0]
+    // What the last block is rounded up by would lie in the next page.
+    #expect((second.residentLive, second.rounded, second.gaps, second.free) == (92, 14, 4096 - 106, 2 * 4096))
+    var next = PageWindow(0x20_0000..<0x20_2000, words: [1 << 63, 0], owner: pages.owner)
+    next.end()
+    #expect(next.leading == 0 && next.holdings[0].free == 4096)
+  }
+
+  private func mapping(_ start: UInt64, _ size: UInt64, _ permissions: String = "rw-p", path: ForeignText? = nil)
+    -> Mapping
+  { Mapping(start: start, end: start &+ size, permissions: permissions, path: path) }
+
+  @Test("a mapping is cut where calls' mappings meet, and into glibc's heaps where it has their shape")
+  func pieces() {
+    let heap = HeapPiece.heapSize
+    let reserved = mapping(heap * 5 + 8192, heap - 8192, "---p")
+    let two = mapping(heap * 4, heap + 8192)
+    let pieces = HeapPiece.pieces(of: two, before: reserved, records: [])
+    #expect(pieces.map(\.range) == [heap * 4..<heap * 5, heap * 5..<heap * 5 + 8192])
+    #expect(pieces.allSatisfy { $0.shape == .heap })
+    let small = Allocation(base: heap * 5 + 16, size: 100, context: 1, ticks: 0)
+    #expect(pieces[1].arena(of: small).kind == .thread && pieces[1].arena(of: small).start == heap * 5)
+    // Without the reserved rest, it is a mapping as any other; and so if a call of the program made it.
+    for next in [nil, mapping(heap * 5 + 12288, heap, "---p"), mapping(heap * 5 + 8192, 4096, "---p")] {
+      #expect(HeapPiece.pieces(of: two, before: next, records: []).map(\.shape) == [.other])
+    }
+    func record(_ range: Range<UInt64>, _ context: UInt32) -> MappingRecord {
+      MappingRecord(
+        range: range, context: context, ticks: 0, protection: 3, isAnonymous: true, isShared: false, isBreak: false,
+        isAgent: false, isMoved: false, fileOffset: 0, path: nil)
+    }
+    let records = [record(0x1000..<0x9000, 3), record(heap * 4..<heap * 4 + 4096, 5), record(0..<UInt64.max, 7)]
+    let cut = HeapPiece.pieces(of: two, before: reserved, records: Array(records.prefix(2)))
+    #expect(cut.map(\.context) == [5, 0] && cut.allSatisfy { $0.shape == .other })
+    #expect(cut[1].arena(of: small).kind == .single)
+    let whole = HeapPiece.pieces(of: mapping(0x2000, 0x1000), before: nil, records: Array(records.prefix(1)))
+    #expect(whole == [HeapPiece(range: 0x2000..<0x3000, shape: .other, context: 3)])
+    let programBreak = HeapPiece.pieces(of: mapping(4096, 4096, path: "[heap]"), before: nil, records: records)
+    #expect(programBreak.map(\.shape) == [.programBreak])
+    // The end of the address space.
+    let last = HeapPiece.pieces(of: mapping(0 &- heap, heap &- 1), before: nil, records: [])
+    #expect(last.last?.range.upperBound == .max)
+  }
+
+  @Test("glibc's rounding is that of its chunks, for any size")
+  func rounding() throws {
+    let address = try #require(dlsym(nil, "malloc_usable_size"))
+    let usableSize = unsafeBitCast(address, to: (@convention(c) (UnsafeMutableRawPointer?) -> Int).self)
+    func rounded(_ size: UInt64, _ kind: MemoryAccount.Arena.Kind = .main) -> UInt64 {
+      HeapPiece.libcRounding(of: Allocation(base: 16, size: size, context: 1, ticks: 0), kind)
+    }
+    for size in [0, 1, 24, 25, 40, 100, 1000, 5000, 100_000] as [UInt64] {
+      let block = malloc(Int(size))
+      // The C library may leave a block 16 bytes more, where they would be too few for a block.
+      let usable = UInt64(usableSize(block))
+      #expect([usable, usable - 16].contains(size + rounded(size)), "\(size)")
+      free(block)
+    }
+    let large: UInt64 = 40 << 20
+    let block = malloc(Int(large))
+    #expect(UInt64(usableSize(block)) == large + rounded(large, .single))
+    free(block)
+    for size in [1 << 47, .max, .max - 8, .max - 23] as [UInt64] {
+      for kind in [.main, .single] as [MemoryAccount.Arena.Kind] { _ = rounded(size, kind) }
+    }
+  }
+
+  @Test("what owners hold agrees with the kernel's figure, whatever the pages said")
+  func settled() {
+    for (resident, sums) in [(100, [60, 40]), (130, [90, 40]), (70, [30, 40]), (30, [0, 30]), (0, [0, 0])]
+      as [(UInt64, [UInt64])]
+    {
+      var owners = HeapOwners()
+      let libc = owners.owner(owners.allocator(called: "libc.so.6", of: nil), .main, start: 4096)
+      let other = owners.owner(owners.allocator(called: "jemalloc", of: nil))
+      owners.settle(
+        [
+          libc: MemoryAccount.Holding(residentLive: 10, rounded: 5, gaps: 5, free: 40),
+          other: MemoryAccount.Holding(residentLive: 40),
+        ], resident: resident)
+      let parts = owners.parts
+      #expect(parts.reduce(0) { $0 + $1.holding.resident } == resident)
+      func held(_ name: ForeignText) -> UInt64 { parts.first { $0.name == name }?.holding.resident ?? 0 }
+      #expect([held("libc.so.6"), held("jemalloc")] == sums, "\(resident)")
+    }
+    var none = HeapOwners()
+    none.settle([:], resident: 4096)
+    #expect(none.parts.map(\.name) == [nil] && none.parts.first?.holding.free == 4096)
   }
 
   @Test("a page of many contexts is pinned by several")

@@ -192,6 +192,51 @@ extension EndToEnd {
       }
     }
 
+    /// Holds a file against the rules of speedscope's format (its src/lib/file-format-spec.ts, version 1): which fields
+    /// there are, of which types, and that samples and weights are as many and refer to frames that there are.
+    private func checkSpeedscope(_ file: [String: Any]) {
+      let isText: (Any?) -> Bool = { $0 is String }
+      let isCount: (Any?) -> Bool = { ($0 as? Int).map { $0 >= 0 } ?? false }
+      func expect(_ object: [String: Any], _ what: String, _ fields: [(name: String, isRight: (Any?) -> Bool)]) {
+        #expect(Set(object.keys).isSubset(of: fields.map(\.name)), "\(what): \(object.keys)")
+        for field in fields {
+          #expect(field.isRight(object[field.name]), "\(what): \(field.name) is \(object[field.name] ?? "missing")")
+        }
+      }
+      func optional(_ isRight: @escaping (Any?) -> Bool) -> (Any?) -> Bool { { $0 == nil || isRight($0) } }
+      let frames = (file["shared"] as? [String: Any])?["frames"] as? [[String: Any]] ?? []
+      let profiles = file["profiles"] as? [[String: Any]] ?? []
+      expect(
+        file, "the file",
+        [
+          ("$schema", { $0 as? String == "https://www.speedscope.app/file-format-schema.json" }),
+          ("shared", { ($0 as? [String: Any]).map { Set($0.keys) == ["frames"] } ?? false }),
+          ("profiles", { ($0 as? [[String: Any]])?.isEmpty == false }), ("name", optional(isText)),
+          ("activeProfileIndex", optional { ($0 as? Int).map { profiles.indices.contains($0) } ?? false }),
+          ("exporter", optional(isText)),
+        ])
+      #expect(!frames.isEmpty)
+      for frame in frames {
+        expect(
+          frame, "a frame",
+          [("name", isText), ("file", optional(isText)), ("line", optional(isCount)), ("col", optional(isCount))])
+      }
+      let units = ["none", "nanoseconds", "microseconds", "milliseconds", "seconds", "bytes"]
+      for profile in profiles {
+        let samples = profile["samples"] as? [[Int]] ?? []
+        expect(
+          profile, "a profile",
+          [
+            ("type", { $0 as? String == "sampled" }), ("name", isText),
+            ("unit", { ($0 as? String).map(units.contains) ?? false }), ("startValue", isCount), ("endValue", isCount),
+            ("samples", { $0 is [[Int]] }), ("weights", { ($0 as? [Int])?.count == samples.count }),
+          ])
+        #expect(samples.allSatisfy { !$0.isEmpty && $0.allSatisfy(frames.indices.contains) })
+        let weights = (profile["weights"] as? [Int] ?? []).reduce(0, +)
+        #expect(weights == (profile["endValue"] as? Int ?? 0) - (profile["startValue"] as? Int ?? 0))
+      }
+    }
+
     @Test("files of other programs have all live bytes, and are read by readers of their forms")
     func profiles() throws {
       let program = try Phases()
@@ -210,6 +255,7 @@ extension EndToEnd {
 
         let scope = try #require(try JSONSerialization.jsonObject(with: try export("speedscope")) as? [String: Any])
         let frames = try #require((scope["shared"] as? [String: Any])?["frames"] as? [[String: Any]])
+        checkSpeedscope(scope)
         let profile = try #require((scope["profiles"] as? [[String: Any]])?.first)
         let sample = try #require((profile["samples"] as? [[Int]])?.first)
         #expect(sample.suffix(3).map { frames[$0]["name"] as? String } == ["second_phase", "in_second", "calloc"])
@@ -240,7 +286,7 @@ extension EndToEnd {
         #expect(Int(reader.output.trimmingCharacters(in: .whitespacesAndNewlines)).map { $0 >= 4 } == true, "\(reader)")
       }
       for arguments in [
-        [program.pid, "--format", "jsonl", "--younger", "5m"],
+        [program.pid, "--format", "jsonl", "--within", "function:calloc"],
         [program.pid, "--format", "heaptrack", "--wrapper", "x"],
         [program.pid, "--format", "perfetto", "--level", "block"], [program.pid, "--format", "pdf"],
         ["\(program.pid)@1", "--format", "pdf"],
@@ -346,6 +392,50 @@ extension EndToEnd {
       for socket in [nil, server.socket] { try check(true, socket: socket) }
     }
 
+    @Test("a file has its process's marks; a recording's moments are told from its start, and bare seconds are refused")
+    func momentsOfFiles() throws {
+      let program = try Phases(phases: 1)
+      _ = try program.ask(["mark", program.pid, "begun"])
+      let recording = program.directory.file("run.rec")
+      let recorder = try ChildProcess(
+        [Installation.path(of: "allocsctl"), "record", program.pid, "-o", recording],
+        environment: ChildProcess.baseEnvironment.merging(["ALLOCS_DIR": program.directory.path]) { $1 })
+      try wait(for: "the recording") {
+        FileManager.default.fileExists(atPath: recording)
+      }
+      try program.goOn()
+      _ = try program.ask(["mark", program.pid, "ended"])
+      recorder.signal(SIGINT)
+      _ = try recorder.wait()
+      let snapshot = program.directory.file("all.snap")
+      _ = try program.ask(["snapshot", program.pid, "-o", snapshot])
+      let bytes = (0..<70).reduce(0) { $0 + 500 + $1 }
+      for words in [
+        ["replay", recording, "--since", "@0s"], ["replay", recording, "--since", "begun"],
+        ["replay", recording, "--since", "begun", "--until", "ended"], ["replay", snapshot, "--since", "begun"],
+        ["top", recording, "--since", "@1ms"], ["top", snapshot, "--since", "begun"],
+        ["top", "\(recording)@peak", "--since", "begun"], ["tree", snapshot, "--since", "begun"],
+      ] {
+        #expect(total(try program.objects(words).first) == [70, bytes], "\(words)")
+      }
+      #expect(total(try program.objects(["replay", recording, "--since", "peak"]).first)[0] <= 70)
+      for (words, said) in [
+        (["replay", recording, "--since", "@2"], "@2.5s, with its unit"),
+        (["top", snapshot, "--since", "@2"], "@2.5s, with its unit"),
+        (["replay", recording, "--since", "@1h"], "behind the end"),
+        (["replay", recording, "--since", "never"], "these marks: begun, ended"),
+        (["top", snapshot, "--until", "peak"], "these marks: begun, ended"),
+        (["replay", recording, "--since", "ended", "--until", "begun"], "ends before it begins"),
+        (["export", recording, "--format", "jsonl", "-o", "-", "--since", "never"], "these marks: begun, ended"),
+        (["top", program.pid, "--since", "@2s"], "a moment of a recording"),
+        (["tree", program.pid, "--until", "@2s", "--direct"], "a moment of a recording"),
+      ] {
+        let outcome = try Tool.control(words, in: program.directory)
+        #expect(outcome.ending == .exit(64) && outcome.output.isEmpty, "\(words): \(outcome)")
+        #expect(outcome.errors.contains(said), "\(words): \(outcome.errors)")
+      }
+    }
+
     @Test("every block of a process and of a snapshot, for the programs that read recordings")
     func blocksForOthers() throws {
       let program = try Phases()
@@ -355,9 +445,9 @@ extension EndToEnd {
       let description =
         ProcessInfo.processInfo.environment["ALLOCS_PERFETTO_DIR"] ?? "\(Installation.packageDirectory)/.build/perfetto"
       for source in [program.pid, snapshot] {
-        func export(_ format: String) throws -> String {
+        func export(_ format: String, _ options: [String] = []) throws -> String {
           let file = program.directory.file("out.\(format)")
-          _ = try program.ask(["export", source, "--format", format, "-o", file])
+          _ = try program.ask(["export", source, "--format", format, "-o", file] + options)
           return file
         }
         let lines = try Tool.objects(String(contentsOfFile: try export("jsonl"), encoding: .utf8))
@@ -365,6 +455,17 @@ extension EndToEnd {
         #expect(blocks.count == all[0] && blocks.reduce(0) { $0 + ($1["size"] as? Int ?? 0) } == all[1])
         #expect(Set(blocks.compactMap { $0["block"] as? String }).isSuperset(of: program.first + program.second))
         #expect((lines.first?["recording"] as? [String: Any])?["events"] as? Int == 0)
+
+        // Those of a window.
+        let since = ["--since", "@\(program.between)"]
+        let late = try Tool.objects(String(contentsOfFile: try export("jsonl", since), encoding: .utf8))
+        let bases = late.compactMap { $0["block"] as? String }
+        #expect(bases.count == 70 && Set(bases) == Set(program.second))
+        let few = try ChildProcess.run(["heaptrack_print", try export("heaptrack", since)])
+        #expect(few.output.contains("calls to allocation functions: 70 "), "\(few.output.suffix(400))")
+        let early = try Tool.objects(
+          String(contentsOfFile: try export("jsonl", ["--until", "@\(program.between)"]), encoding: .utf8))
+        #expect(early.filter { $0["block"] != nil }.count == all[0] - 70)
 
         let printed = try ChildProcess.run(["heaptrack_print", try export("heaptrack")])
         #expect(printed.output.contains("calls to allocation functions: \(all[0]) "), "\(printed.output.suffix(400))")
@@ -426,6 +527,57 @@ extension EndToEnd {
       _ = try process.wait()
       let outcome = try Tool.control(["memory", "\(process.pid)"], in: directory)
       #expect(outcome.ending == .exit(1) && outcome.errors.contains("it has ended"), "\(outcome)")
+    }
+
+    @Test(
+      "the heap's memory by allocator and arena adds up to the heap's row", arguments: Allocator.allCases)
+    func arenas(_ allocator: Allocator) throws {
+      try allocator.require()
+      let directory = try TestDirectory()
+      let process = try ChildProcess(
+        [Programs.path("arenas.c")],
+        environment: ChildProcess.baseEnvironment.merging(
+          Installation.agentEnvironment(directory.path, below: allocator.library)
+        ) { $1 }, conversing: true)
+      _ = try process.readLines(until: "ready")
+      let account = try #require(
+        try Tool.objects(try Tool.control(["memory", "\(process.pid)", "--json"], in: directory).output).first)
+      let heap = try #require(account["heap"] as? [String: Int])
+      let parts = try #require(account["allocators"] as? [[String: Any]])
+      func sum(_ rows: [[String: Any]], _ key: String) -> Int { rows.reduce(0) { $0 + ($1[key] as? Int ?? 0) } }
+      for key in ["live_bytes", "live_blocks", "resident_live", "resident_beside", "resident_free"] {
+        #expect(sum(parts, key) == heap[key], "\(key): \(heap) \(parts)")
+      }
+      let row = (account["parts"] as? [String: [String: Int]])?["heap"]
+      #expect(sum(parts, "resident") == row?["resident"], "\(parts)")
+      let own = try #require(parts.first)
+      #expect((own["allocator_module"] as? String)?.contains("/\(allocator.modulePrefix)") == true, "\(parts)")
+      let live = 4000 * 500 + 6000 * 300 + 8 << 20
+      #expect((live..<live + 1 << 20).contains(own["live_bytes"] as? Int ?? 0), "\(own)")
+      #expect(own["resident"] as? Int ?? 0 > live * 9 / 10, "\(own)")
+      let text = try Tool.control(["memory", "\(process.pid)"], in: directory).output
+      #expect(text.split(separator: "\n").allSatisfy { $0.count <= 80 }, "\(text)")
+      #expect(text.contains("HELD BY"))
+      guard allocator == .glibc else {
+        #expect(own["arenas"] == nil && own["resident_rounded"] == nil, "\(own)")
+        return
+      }
+      let arenas = try #require(own["arenas"] as? [[String: Any]])
+      #expect(own["arena_count"] as? Int == arenas.count)
+      for key in ["live_bytes", "live_blocks", "resident", "resident_rounded"] {
+        #expect(sum(arenas, key) == own[key] as? Int, "\(key): \(own)")
+      }
+      let (main, thread, single) = try (
+        #require(arenas.first { $0["kind"] as? String == "main" }),
+        #require(arenas.first { $0["kind"] as? String == "thread" }),
+        #require(arenas.first { $0["kind"] as? String == "single" })
+      )
+      #expect(thread["live_blocks"] as? Int == 6000 && thread["live_bytes"] as? Int == 6000 * 300, "\(thread)")
+      // A block of 300 bytes has 312, of 500 has 504. What lies behind the end of a page is not counted.
+      #expect((6000 * 11...6000 * 12).contains(thread["resident_rounded"] as? Int ?? 0), "\(thread)")
+      #expect(Int((thread["start"] as? String)?.dropFirst(2) ?? "", radix: 16).map { $0 % (64 << 20) } == 0)
+      #expect(main["live_blocks"] as? Int ?? 0 >= 4000 && single["live_bytes"] as? Int ?? 0 >= 8 << 20, "\(arenas)")
+      #expect(text.contains("the program break") && text.contains("heap 0x") && text.contains("mapped one by one"))
     }
 
     @Test("a second process's memory is compared by names, as its addresses are others")

@@ -3,6 +3,8 @@
 """The page in a browser, of a program with a million live blocks from twenty thousand call stacks:
 Tests/Page/page.py [--screenshots DIRECTORY].
 
+And two files of `export` in it: the flame graph, and DHAT's in Valgrind's viewer, if that is installed.
+
 Needs the release binaries (ALLOCS_BIN_DIR), cc and Chromium; without Chromium it says so, and ends in order. Times are
 printed and not held against anything: they are the machine's as well."""
 
@@ -75,6 +77,68 @@ class Test:
   def tab(self, page, title):
     page.evaluate(
       f"[...document.querySelectorAll('[role=tab]')].find(tab => tab.textContent === {json.dumps(title)}).click()")
+
+  def export(self, format, name):
+    path = os.path.join(self.directory, name)
+    subprocess.run(
+      [os.path.join(self.binaries, "allocsctl"), "export", str(self.program.pid), "--format", format, "-o", path],
+      env=dict(os.environ, ALLOCS_DIR=self.directory), check=True)
+    return path
+
+  def flamegraph(self, page):
+    """The picture of `export --format flamegraph`, as a browser shows it from a file."""
+    page.size(1280)
+    page.open("file://" + self.export("flamegraph", "heap.svg"))
+    page.wait("document.documentElement.tagName === 'svg' && document.querySelectorAll('#frames > g').length > 1000")
+    place = """(() => { const box = frames.map(g => g).filter(g => g.w > 0.005 && g.w < 0.5)[0];
+      const area = box.box.getBoundingClientRect(); box.scrollIntoView?.();
+      return [[area.left + area.width / 2, area.top + area.height / 2], box.words, box.w]; })()"""
+    spot, words, share = page.evaluate(place)
+    page.mouse(*spot)
+    wide = f"Number(frames.find(g => g.words === {json.dumps(words)}).box.getAttribute('width'))"
+    page.wait(f"{wide} > 1199")
+    self.check("a click on a frame of the SVG makes it as wide as the picture", share < 0.5)
+    hidden = page.evaluate("frames.filter(g => g.style.display === 'none').length")
+    self.check("what is beside the frame is hidden", hidden > 0, hidden)
+    self.shot(page, "svg-zoomed")
+    page.key("Escape")
+    page.wait(f"Math.abs({wide} - {share} * 1200) < 1")
+    page.evaluate("prompt = () => '<SCRIPT>'")
+    page.key("/")
+    page.wait("document.getElementById('details').textContent.endsWith(' found')")
+    found = page.evaluate("[document.querySelectorAll('.found').length, "
+                          "document.getElementById('details').textContent]")  # fmt: skip
+    self.check("a search marks the frames of that name", found[0] > 0 and found[1] == f"{found[0]} found", found)
+    self.shot(page, "svg-found")
+    page.evaluate("prompt = () => 'no such function'; search()")
+    self.check("a search for what is not there finds nothing",
+               page.evaluate("document.getElementById('details').textContent") == "0 found")
+    problems = page.problems()
+    self.check("the SVG's console is silent", problems == [], problems)
+
+  def dhat(self, page):
+    """The file of `export --format dhat` in Valgrind's own viewer."""
+    places = ["/usr/libexec/valgrind", "/usr/lib/valgrind", "/usr/lib/x86_64-linux-gnu/valgrind"]
+    viewer = next(filter(os.path.exists, (f"{place}/dh_view.html" for place in places)), None)
+    if viewer is None:
+      print("     Valgrind's dh_view.html is not installed: its reading of DHAT's format is not tested")
+      return
+    path = self.export("dhat", "heap.dhat")
+    with open(path) as file:
+      points = json.load(file)["pps"]
+    page.open("file://" + viewer)
+    page.wait("document.querySelector('input[type=file]') !== null")
+    root = page.call("DOM.getDocument")["root"]["nodeId"]
+    field = page.call("DOM.querySelector", nodeId=root, selector="input[type=file]")["nodeId"]
+    page.call("DOM.setFileInputFiles", nodeId=field, files=[path])
+    page.wait("document.body.textContent.includes('PP 1/')")
+    text = page.evaluate("document.body.innerText")
+    blocks = sum(point["tbk"] for point in points)
+    self.check("dh_view shows the root with all live blocks", f"{blocks:,} blocks" in text, text[:1500])
+    self.check("dh_view names functions", "parse_request (in " in text, text[:1500])
+    self.shot(page, "dhat")
+    problems = page.problems()
+    self.check("dh_view's console is silent", problems == [], problems)
 
   def run(self, page):
     page.size(1280)
@@ -305,6 +369,8 @@ def main():
     try:
       test.begin()
       page = browser.Browser()
+      test.flamegraph(page)
+      test.dhat(page)
       test.run(page)
     finally:
       if page:

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whole recordings that are made up: cut, damaged and contradictory ones, and what is exported from them.
 
+import Answers
 import CPerfetto
 import Glibc
 import IndexReader
@@ -95,6 +96,80 @@ struct RecordingFileTests {
     // 0x3000 began twice: the second counts.
     #expect(summary.unknownEnds == 1 && summary.endBytes == 500 + 48 && summary.endBlocks == 3)
     #expect(AddressHistory(of: SmallRecording.heap + 0x3010, in: recording).entries.map(\.event.size) == [48, 24])
+  }
+
+  @Test("a window of time may begin at a mark, or at a moment of the recording's own; what it does not have is refused")
+  func moments() throws {
+    let small = SmallRecording()
+    func stamp(_ milliseconds: UInt64) -> UInt64 { SmallRecording.start + milliseconds * 1_000_000 }
+    let marks = [
+      RecordedMark(name: "early", stamp: stamp(0)), RecordedMark(name: "late", stamp: stamp(40)),
+      RecordedMark(name: "\u{1B}[2J", stamp: stamp(60)), RecordedMark(name: "past", stamp: .max),
+      RecordedMark(name: "before", stamp: 0),
+    ]
+    small.add(.marks, TableCoding.encode(marks))
+    let recording = try small.open()
+    #expect(recording.marks == marks && recording.problems.isEmpty)
+    func placed(_ since: Moment?, _ until: Moment? = nil) throws(Complaint) -> TimeWindow {
+      try recording.placed(TimeWindow(since: since, until: until), at: recording.endStamp)
+    }
+    func time(_ milliseconds: UInt64) -> Moment { .time(recording.wallTime(of: stamp(milliseconds))) }
+    func isNear(_ a: Moment?, _ b: Moment) -> Bool {
+      guard case .time(let a)? = a, case .time(let b) = b else { return false }
+      return abs(a - b) < 1e-5
+    }
+    #expect(isNear(try placed(.recorded(0.03)).since, time(30)))
+    #expect(isNear(try placed(.mark("late")).since, time(40)))
+    #expect(isNear(try placed(.mark("peak")).since, time(30)), "500 bytes more live from then on")
+    #expect(try placed(.ago(5)).since == .ago(5) && placed(nil).isAll)
+    #expect(isNear(try placed(.mark("early"), .mark("late")).until, time(40)))
+    for (since, until, words) in [
+      (.time(2), nil, "@2.5s, with its unit"), (.recorded(0.2), nil, "behind the end"),
+      (.recorded(1e9), nil, "behind the end"),
+      (.mark("never"), nil, "early, late"), (.mark("late"), .mark("early"), "ends before it begins"),
+      (nil, .time(-1e300), "@2.5s, with its unit"),
+    ] as [(Moment?, Moment?, String)] {
+      do throws(Complaint) {
+        _ = try placed(since, until)
+        Issue.record("\(words): taken")
+      } catch {
+        #expect(error.kind == .usage && error.description.contains(words), "\(error)")
+        #expect(!error.description.utf8.contains(0x1B))
+      }
+    }
+    // Marks whose stamps no process has had name some moment, and no block is told that was not there.
+    for name in ["past", "before"] {
+      for window in [TimeWindow(since: .mark(name)), TimeWindow(until: .mark(name))] {
+        guard let placed = try? recording.placed(window, at: recording.endStamp) else { continue }
+        let scope = HeapScope(window: placed)
+        #expect(recording.stackSums(recording.replay(until: .max), scope: scope).total.blocks <= 2)
+      }
+    }
+    let none = try SmallRecording().open()
+    #expect(throws: Complaint.self) { try none.placed(TimeWindow(since: .mark("early")), at: none.endStamp) }
+    // A list that is cut, or longer than it says.
+    for payload in [[5], [1, 3, 0x61], [0xFF, 0xFF, 0xFF, 0xFF, 0x0F]] as [[UInt8]] {
+      let broken = SmallRecording()
+      broken.add(.marks, payload)
+      let read = try broken.open()
+      #expect(read.marks.isEmpty && read.problems.count == 1, "\(payload): \(read.problems)")
+    }
+  }
+
+  @Test("an export of a moment has the blocks of a window alone")
+  func windows() throws {
+    let small = SmallRecording()
+    let recording = try small.open()
+    let end = recording.endStamp
+    let all = recording.firstBlocks(at: ExportedMoment(stamp: end))
+    #expect(all == recording.replay(until: end).blocks.sorted && all.count == 2)
+    let window = TimeWindow(since: .ago(3600))
+    #expect(recording.firstBlocks(at: ExportedMoment(stamp: end, window: window)) == all)
+    // 0x2000 was made 70 ms before the end, 0x3000 50 ms; a tick has 16.
+    let early = recording.firstBlocks(at: ExportedMoment(stamp: end, window: TimeWindow(until: .ago(0.05))))
+    #expect(early.map { $0.base - SmallRecording.heap } == [0x2000])
+    let none = TimeWindow(since: .ago(0))
+    #expect(recording.firstBlocks(at: ExportedMoment(stamp: end, window: none)).isEmpty)
   }
 
   @Test("each format can be written, and is described in the command's help and in docs/recording.md")

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A file of Valgrind's DHAT, version 2, for dh_view.html and the Firefox Profiler: a program point a stack, with the
-// bytes and blocks that live. Lifetimes and accesses are not known, which the file says ("bklt", "bkacc"). What the
-// index lacks stands behind the command, which the viewer shows.
+// A file of Valgrind's DHAT, version 2, for dh_view.html: a program point a stack, with the bytes and blocks that live.
+// Lifetimes and accesses are not known, which the file says ("bklt", "bkacc"). What the index lacks stands behind the
+// command, which the viewer shows.
 
 import Bounds
 import ByteText

@@ -25,7 +25,7 @@ public enum ProfileFormat: String, CaseIterable, Sendable {
     case .collapsed: "a line a stack, for flamegraph.pl, inferno and speedscope"
     case .flamegraph: "a picture for a browser, with a search"
     case .speedscope: "for speedscope.app"
-    case .dhat: "for dh_view.html and the Firefox Profiler"
+    case .dhat: "for Valgrind's dh_view.html"
     }
   }
 

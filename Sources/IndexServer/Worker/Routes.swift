@@ -179,7 +179,7 @@ struct Routes: Sendable {
 
   @Sendable private func map(_ request: Request, _ context: CallerContext) async throws -> Response {
     let process = try ProcessName(context)
-    let parameters = try Parameters(request, known: ["cells", "from", "since", "to", "until", "wrapper"])
+    let parameters = try Parameters(request, known: Parameters.ofWindow.union(["cells", "from", "to", "wrapper"]))
     let scope = try parameters.scope()
     let range = try parameters.addresses()
     let cells = try parameters.number("cells", in: AddressMap.cellLimits) ?? 2048
@@ -441,17 +441,36 @@ struct Parameters {
   }
 
   /// The parameters of `scope`.
-  static let ofScope: Set<Substring> = ["level", "since", "until", "within", "wrapper"]
+  static let ofScope: Set<Substring> = ofWindow.union(["level", "within", "wrapper"])
+
+  /// The parameters of `window`.
+  static let ofWindow: Set<Substring> = ["older", "since", "until", "younger"]
 
   /// Which live blocks the question is about.
   func scope() throws(Complaint) -> HeapScope {
     var scope = HeapScope(
-      window: try TimeWindow(since: try moment("since"), until: try moment("until"))
-        .checked(at: seconds(of: CLOCK_REALTIME)), wrappers: try wrappers(),
-      level: try level())
+      window: try window(), wrappers: try wrappers(), level: try level())
     if let value = all("within").last { scope.group = try GroupName(String(value)) }
     scope.countsMappings = try flag("mapped") ?? false
     return scope
+  }
+
+  /// When the blocks were made that are meant.
+  private func window() throws(Complaint) -> TimeWindow {
+    func bound(_ name: Substring, orAge ageName: Substring) throws(Complaint) -> Moment? {
+      guard let value = all(ageName).last else { return try moment(name) }
+      guard all(name).isEmpty else {
+        throw Complaint(.usage, what: "\(name) and \(ageName) exclude each other", advice: "give one of them")
+      }
+      guard let seconds = Units.seconds(inTime: String(value)) else {
+        throw Complaint(
+          .usage, what: "\(ageName): \"\(ForeignText(String(value.prefix(40))))\" is no age",
+          advice: "give 90s, 10m, 2h or 1d")
+      }
+      return .ago(seconds)
+    }
+    return try TimeWindow(since: try bound("since", orAge: "younger"), until: try bound("until", orAge: "older"))
+      .checked(at: seconds(of: CLOCK_REALTIME))
   }
 
   private func moment(_ name: Substring) throws(Complaint) -> Moment? {
