@@ -77,5 +77,8 @@ enum WatchWords {
     value == 0 ? "0" : (value > 0 ? "+" : "-") + bytes(value.magnitude)
   }
 
-  static func count(_ value: Double) -> String { Units.grouped(ShortNumbers.whole(value.rounded())) }
+  /// `1,024`; from 100 million on `100M`, as a column must leave room for names.
+  static func count(_ value: Double) -> String {
+    value < 1e8 ? Units.grouped(ShortNumbers.whole(value.rounded())) : ShortNumbers.count(value)
+  }
 }

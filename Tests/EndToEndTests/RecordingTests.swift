@@ -93,15 +93,24 @@ extension EndToEnd {
 
     @Test("net effects are in a recording, and without them it is replayed to the same numbers, as in versions before")
     func netEffects() throws {
+      // A recorder that gets too little of the processors passes spans over, and says so: then it has another turn.
+      for turn in 1...20 {
+        if try hasNetEffects() { return }
+        if turn == 20 { Issue.record("twenty recordings have no net effects") }
+      }
+    }
+
+    /// Makes a recording, and looks at what its net effects change; false if it has none.
+    private func hasNetEffects() throws -> Bool {
       let program = try Eventful(environment: ["ALLOCS_EVENTS_WAIT": "10000"])
       let file = program.directory.file("run.rec")
-      let recorder = try record(program.process.pid, to: file, ["--zstd"], in: program.directory)
+      let recorder = try Recorder.start(program.process.pid, to: file, ["--zstd"], in: program.directory)
       for size in 1...2 {
         try program.tell("pairs 250000 \(size * 1000)")
         try program.tell("thread 1000 \(size * 999)")
       }
       try program.process.send("die\n")
-      _ = try expectEnd(recorder)
+      _ = try Recorder.end(recorder)
       let recording = try Recording(path: file)
       var bytes = try [UInt8](Data(contentsOf: URL(fileURLWithPath: file)))
       var effects = 0
@@ -115,7 +124,8 @@ extension EndToEnd {
       let other = program.directory.file("unknown.rec")
       try Data(bytes).write(to: URL(fileURLWithPath: other))
       let without = try Recording(path: other)
-      #expect(effects > 0 && recording.lostCount == 0 && without.problems == recording.problems)
+      guard effects > 0 else { return false }
+      #expect(recording.lostCount == 0 && without.problems == recording.problems)
       let length = recording.endStamp - recording.startStamp
       for part: UInt64 in [1, 3] {
         let stamp = recording.startStamp + length / 4 * part
@@ -123,6 +133,7 @@ extension EndToEnd {
         #expect(one.blocks.sorted == two.blocks.sorted && one.unknownEnds == two.unknownEnds, "\(part) quarters")
       }
       #expect(recording.summary() == without.summary())
+      return true
     }
 
     @Test("a recorder that is killed leaves what it had, and the program goes on")
@@ -210,7 +221,9 @@ extension EndToEnd {
         ["export", file, "--format", "jsonl", "-o", "/dev/null"],
       ] {
         let outcome = try Tool.control(command, in: program.directory)
-        #expect(outcome.ending == .exit(0) && words(outcome.errors).contains(problem), "\(command): \(outcome)")
+        // A table has what is missing in its own words.
+        let said = command.last == "--json" ? outcome.output : outcome.errors
+        #expect(outcome.ending == .exit(0) && words(said).contains(problem), "\(command): \(outcome)")
       }
       #expect(words(live.output).contains("1 ring is damaged"), "\(live)")
       let last = try Tool.objects(

@@ -111,7 +111,7 @@ extension EndToEnd {
       #expect(segment.balance == Int64(segment.allAllocations().count))
       #expect(command[1] != "own" || segment.counter("unknown_frees") ?? 0 == 0)
       // Each block of the operator counts once, at its place, and nowhere else.
-      #expect(sums(in: segment, record)["made"] == AllocatedTotal(bytes: 4 * (24 + 104), blocks: 8))
+      #expect(segment.totalsBySite(of: record)["made"] == AllocatedTotal(bytes: 4 * (24 + 104), blocks: 8))
       #expect(segment.contextsWithMoreLiveThanTotal() == [])
       // An exception takes memory there, too.
       if stacks == "full", command[2] != "unwind" {

@@ -381,11 +381,13 @@ extension EndToEnd {
     }
 
     /// The last is more than any number that an answer may have.
-    private static let lies = ["0", "-1", "18446744073709551615", "-9223372036854775808", "9e19", "1e-300", "1e300"]
+    private static let falseNumbers = [
+      "0", "-1", "18446744073709551615", "-9223372036854775808", "9e19", "1e-300", "1e300",
+    ]
 
     @Test(
       "a server that lies about every number ends no command but with an answer or an error",
-      arguments: zip(lies, lies.dropFirst() + ["7"]))
+      arguments: zip(falseNumbers, falseNumbers.dropFirst() + ["7"]))
     func lies(first: String, later: String) throws {
       let directory = try TestDirectory()
       let watches = ["site", "function", "module", "file", "thread", "allocator", "size"].flatMap { group in
@@ -416,7 +418,7 @@ extension EndToEnd {
 
     @Test(
       "a server that lies about every number is watched on a terminal",
-      arguments: zip(lies.dropLast(), lies.dropLast().reversed()))
+      arguments: zip(falseNumbers.dropLast(), falseNumbers.dropLast().reversed()))
     func watchedLies(first: String, later: String) throws {
       let program = try Growing()
       let (server, socket) = try scripted(["lies", first, later], in: program.directory)

@@ -179,27 +179,42 @@ struct FrontTests {
       try #require(result == 0)
       return descriptor
     }
-    let slow = try connection()
-    defer { close(slow) }
     let words = "GET /v1/processes HTTP/1.1\r\nHost: localhost\r\n\(authorized)\r\nAccept: */*\r\n\r\n"
-    var silent: [Int32] = []
-    defer { silent.forEach { close($0) } }
     let pieces = stride(from: 0, to: words.utf8.count, by: 16).map { Array(words.utf8.dropFirst($0).prefix(16)) }
-    for piece in pieces {
-      try #require(send(slow, piece, piece.count, Int32(MSG_NOSIGNAL)) == piece.count)
-      // The slow line is slow: its pieces come one by one.
-      // With the last one it may have answered and closed, so that there is no such connection.
-      try wait(for: "the front has read the piece") { unread(at: port, from: slow) ?? 0 == 0 }
-      // Fewer than there is room for between two pieces: the slow one is never the one that is silent for longest.
-      for _ in 0..<Front.connectionLimit - 4 { silent.append(try connection()) }
-      // Those that say nothing are known before the slow line's next piece comes.
-      try wait(for: "the front has accepted all") { unread(at: port, from: nil) == 0 }
+    /// What the slow line is answered; nil if its head took longer than the front waits for any.
+    func answer() throws -> String? {
+      let slow = try connection()
+      defer { close(slow) }
+      let began = ContinuousClock.now
+      var isLate: Bool { ContinuousClock.now - began > .seconds(9) }
+      var silent: [Int32] = []
+      defer { silent.forEach { close($0) } }
+      for piece in pieces {
+        guard send(slow, piece, piece.count, Int32(MSG_NOSIGNAL)) == piece.count else {
+          try #require(isLate, "the slow connection was closed")
+          return nil
+        }
+        // The slow line is slow: its pieces come one by one.
+        // With the last one it may have answered and closed, so that there is no such connection.
+        try wait(for: "the front has read the piece") { unread(at: port, from: slow) ?? 0 == 0 }
+        // Fewer than there is room for between two pieces: the slow one is never the one that is silent for longest.
+        for _ in 0..<Front.connectionLimit - 4 { silent.append(try connection()) }
+        // Those that say nothing are known before the slow line's next piece comes.
+        try wait(for: "the front has accepted all") { unread(at: port, from: nil) == 0 }
+      }
+      #expect(silent.count >= 10 * Front.connectionLimit - 50)
+      var bytes = [UInt8](repeating: 0, count: 4096)
+      let count = recv(slow, &bytes, bytes.count, 0)
+      guard count > 0 else {
+        try #require(isLate, "the slow connection was closed")
+        return nil
+      }
+      return String(decoding: bytes[..<count], as: UTF8.self)
     }
-    var answer = [UInt8](repeating: 0, count: 4096)
-    let count = recv(slow, &answer, answer.count, 0)
-    try #require(count > 0, "the slow connection was closed")
-    #expect(String(decoding: answer[..<count], as: UTF8.self).contains("reached the server"))
-    #expect(silent.count >= 10 * Front.connectionLimit - 50)
+    // On a machine that is busy enough, no head of so many pieces comes in time.
+    var said: String?
+    for _ in 0..<10 where said == nil { said = try answer() }
+    #expect(said?.contains("reached the server") == true, "\(said ?? "no head came in time")")
   }
 
   @Test("tokens are long, different, and compared as a whole; a file of one must be nobody else's")
