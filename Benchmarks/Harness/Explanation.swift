@@ -31,12 +31,12 @@ extension Report {
     - **two stores a malloc**: the same churn with [a shim](../Benchmarks/Programs/floor.c) preloaded that does nothing
       but write and clear a slot by the block's address: what no exact index by address can be below.
     - **compileall** compiles five packages of CPython's library, **git log -p** prints the changes of a repository of
-      600 commits that the benchmark makes, **g++** compiles [templates](../Benchmarks/Programs/templates.cpp), **Octave**
-      runs [a script](../Benchmarks/Programs/evaluate.m), each by processor time. **evaluator** is
+      600 commits that the benchmark makes, **g++** compiles [templates](../Benchmarks/Programs/templates.cpp), and
+      **Octave** runs [a script](../Benchmarks/Programs/evaluate.m), each by processor time. **evaluator** is
       [a program](../Benchmarks/Programs/evaluator.c) whose functions call each other in random order, as those of an
-      interpreter do: nearly every stack is new. *a new frame* is what whole stacks cost more than call sites, divided by
-      the number of frames that are new to the index, counted in it. *whole stacks − call sites* is the difference of
-      two ratios; *its own memory* is what is resident in redis beside the index.
+      interpreter do: nearly every stack is new. *a new frame* is what whole stacks cost more than call sites, divided
+      by the number of frames that are new to the index, counted in it. *whole stacks − call sites* is the difference
+      of two ratios; *its own memory* is what is resident in redis beside the index.
     - **Capture of a call stack**: [the program](../Benchmarks/Programs/capture.c) calls malloc and free with 25 return
       addresses on the stack (the recorded stack is checked to have as many, in code without frame pointers). A capture
       costs its time with full stacks less its time with call sites, in the same round. **same stack**: always the same
