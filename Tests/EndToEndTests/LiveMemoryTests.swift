@@ -395,6 +395,8 @@ extension EndToEnd {
     @Test("a file has its process's marks; a recording's moments are told from its start, and bare seconds are refused")
     func momentsOfFiles() throws {
       let program = try Phases(phases: 1)
+      // As in `goOn`: the times of blocks are told to a tick.
+      letRun(microseconds: 100_000)
       _ = try program.ask(["mark", program.pid, "begun"])
       let recording = program.directory.file("run.rec")
       let recorder = try ChildProcess(

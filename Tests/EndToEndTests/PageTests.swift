@@ -168,7 +168,8 @@ extension EndToEnd {
     /// Values of a parameter that the server takes.
     private static func values(_ name: String, _ schema: [String: Any], _ address: String) -> [String] {
       let known = [
-        "since": ["1h"], "until": ["1s"], "address": [address, "0x0"], "from": ["0x1000"], "to": ["0x7fffffffffff"],
+        "since": ["1h"], "until": ["1s"], "younger": ["1h"], "older": ["1s"], "address": [address, "0x0"],
+        "from": ["0x1000"], "to": ["0x7fffffffffff"],
         "within": ["size:10"], "divide": ["1s"], "site": ["in_*"], "wrapper": ["in_*"], "min-size": ["1"],
         "max-size": ["100000"],
       ]
