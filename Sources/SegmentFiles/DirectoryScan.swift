@@ -96,10 +96,16 @@ package final class DirectoryScan {
       guard let entry = readdir(source.stream) else { break }
       seen += 1
       read += 1
+      let directoryOwner = source.directory.checked.ownerID
       let name = withUnsafeBytes(of: &entry.pointee.d_name) { bytes in
-        OpenDirectory.Name(UnsafeRawBufferPointer(rebasing: bytes.prefix { $0 != 0 }))
+        let bytes = bytes.prefix { $0 != 0 }
+        let name = OpenDirectory.Name(UnsafeRawBufferPointer(rebasing: bytes))
+        let dots = bytes.count <= 2 && bytes.allSatisfy { $0 == UInt8(ascii: ".") }
+        if name == nil, !dots, !hasSurplus, !SweeperMark.isMark(bytes, inDirectoryOf: directoryOwner) {
+          hasSurplus = true
+        }
+        return name
       }
-      if name == nil, seen > 2 { hasSurplus = true }
       guard let name, name.isSegment,
         let status = ownStatus(of: name.segment, in: source.directory.descriptor),
         reader == 0 || status.st_uid == reader

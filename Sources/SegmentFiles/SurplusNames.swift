@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Names in a directory of segments that are none of an agent's. All users' directories share one
 // file system in memory, with so many files and bytes: where little of these is left, whatever is
-// neither a segment nor a control file is removed, so that no user keeps the indexes of others out
-// by files of other names.
+// neither a segment, a control file nor a sweeper's mark is removed, so that no user keeps the
+// indexes of others out by files of other names.
 //
 // Everything is done by descriptors, and with the rights of the directory's owner: the caller has
 // become that user.
@@ -13,12 +13,12 @@ import SystemAccess
 
 extension OpenDirectory {
   /// Removes such names, with all that is below them, and returns how many there were.
-  package func removeSurplus() -> Int { Self.removeSurplus(in: descriptor, depth: 0) }
+  package func removeSurplus() -> Int { Self.removeSurplus(in: descriptor, of: checked.ownerID, depth: 0) }
 
   /// How deep the directories are that are removed with what is in them. Each takes a descriptor.
   private static let deepest = 128
 
-  private static func removeSurplus(in directory: Int32, depth: Int) -> Int {
+  private static func removeSurplus(in directory: Int32, of owner: UInt32, depth: Int) -> Int {
     let readable = openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)
     guard readable >= 0 else { return 0 }
     guard let stream = fdopendir(readable) else {
@@ -31,7 +31,9 @@ extension OpenDirectory {
     while let entry = readdir(stream) {
       let bytes = withUnsafeBytes(of: &entry.pointee.d_name) { Array($0.prefix { $0 != 0 }) }
       guard bytes != Array(".".utf8), bytes != Array("..".utf8) else { continue }
-      if depth == 0, bytes.withUnsafeBytes({ Name($0) }) != nil { continue }
+      if depth == 0, bytes.withUnsafeBytes({ Name($0) }) != nil || SweeperMark.isMark(bytes, inDirectoryOf: owner) {
+        continue
+      }
       let name = bytes.map { CChar(bitPattern: $0) } + [0]
       if unlinkat(readable, name, 0) == 0 {
         count += 1
@@ -39,7 +41,7 @@ extension OpenDirectory {
         // No link is followed, and nothing that is mounted there entered.
         let inner = allocs_open_in(readable, name, O_RDONLY | O_DIRECTORY)
         guard inner >= 0 else { continue }
-        count += removeSurplus(in: inner, depth: depth + 1)
+        count += removeSurplus(in: inner, of: owner, depth: depth + 1)
         close(inner)
         if unlinkat(readable, name, Int32(AT_REMOVEDIR)) == 0 { count += 1 }
       }

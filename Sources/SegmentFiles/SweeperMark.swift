@@ -88,6 +88,13 @@ public struct SweeperMark: ~Copyable {
 
   private static func name(of user: UInt32) -> String { "allocsd.\(user).sweeps" }
 
+  /// Whether a name is that of a mark which may be in the directory of `owner`: the owner's, or
+  /// root's.
+  static func isMark(_ name: some Sequence<UInt8>, inDirectoryOf owner: UInt32) -> Bool {
+    let bytes = Array(name)
+    return [owner, 0].contains { bytes == Array(Self.name(of: $0).utf8) }
+  }
+
   /// Whether a server sweeps the segments of `user` in the directory at `path`: one that has its
   /// mark there, of that user or of root's; or root's that has its mark in root's directory, which
   /// sweeps the directories of all users.

@@ -214,6 +214,7 @@ public struct SegmentWatch: ~Copyable {
         missed("how the process ends is not known", .notVisible, file)
       }
     case .clear(let directory):
+      guard done.numbers.first != 0 else { break }
       log(
         .warning, "removed what is no segment, as \(SharedDirectories.ofRoot) was nearly full", ("uid", "\(done.user)"),
         ("directory", directory), ("files", done.numbers.first.map { "\($0)" } ?? "not all"))

@@ -640,6 +640,39 @@ def many_users(check, users=12, each=64):
         holder.end()
 
 
+def all_workers(check, users=258):
+    """So many users, each with a question that is not whole, that there is a worker for none more: root is answered.
+    Takes some seconds of processor time for each twenty of them, so that `make test` leaves it out."""
+    server = Server()
+    program = Program(ROOT)
+
+    def hold(send, receive):
+        held = []
+        for user in range(64001, 64001 + users):
+            os.setresuid(user, user, 0)
+            connection = socket.socket(socket.AF_UNIX)
+            connection.settimeout(5)
+            with contextlib.suppress(OSError):
+                connection.connect(server.socket)
+                connection.send(b"GET /v1/pro")
+                held.append(connection)
+            os.setresuid(0, 0, 0)
+            time.sleep(0.03)
+        send(len(held))
+        receive()
+
+    holder = Actor(ROOT, hold)
+    held = holder.receive(120)
+    # The refusal may come before the question is sent.
+    status, _ = ask(64999, server, "/v1/processes")
+    refused = server.metrics()["allocsd_connections_refused_total"]
+    check("there is a worker for none more", status in (0, 503) and refused > 0, (held, status, refused))
+    for target in ("/v1/processes", "/metrics", program.query):
+        status, answer = ask(ROOT, server, target)
+        check(f"root is answered: {target.split('?')[0]}", status == 200, (status, answer[:200]))
+    holder.end()
+
+
 def silent_files(check):
     """Mallory's segment names files that never come (silent.py), and her worker can't even be killed: others are
     answered, she gets few such workers, and the server ends in time."""
@@ -731,6 +764,7 @@ scenes = {
         check, "names that come and go", "a segment under ever new names", "segments that are costly to remove",
         "lines of the log"),
     "budgets-users": many_users,
+    "budgets-all-workers": all_workers,
     "budgets-silent-files": silent_files,
     "budgets-own-worker": lambda check: beside(check, "her own worker ended and stopped"),
     "budgets-given-up": given_up,
