@@ -613,20 +613,25 @@ def killed(check, count):
         one.end()
 
 
+def half_a_question(server):
+    """A connection that waits for the rest of its first line; None where it was refused."""
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(5)
+    try:
+        connection.connect(server.socket)
+        connection.send(b"GET /v1/pro")
+        return connection
+    except OSError:
+        return None
+
+
 def many_users(check, users=12, each=64):
     """Users who together hold all connections that there are: whoever has none, gets one all the same."""
     server = Server()
     bob = Program(BOB)
 
     def hold(send, receive):
-        held = []
-        for _ in range(each):
-            connection = socket.socket(socket.AF_UNIX)
-            connection.settimeout(5)
-            with contextlib.suppress(OSError):
-                connection.connect(server.socket)
-                connection.send(b"GET /v1/pro")
-                held.append(connection)
+        held = [connection for _ in range(each) if (connection := half_a_question(server))]
         send(len(held))
         receive()
 
@@ -650,11 +655,7 @@ def all_workers(check, users=258):
         held = []
         for user in range(64001, 64001 + users):
             os.setresuid(user, user, 0)
-            connection = socket.socket(socket.AF_UNIX)
-            connection.settimeout(5)
-            with contextlib.suppress(OSError):
-                connection.connect(server.socket)
-                connection.send(b"GET /v1/pro")
+            if connection := half_a_question(server):
                 held.append(connection)
             os.setresuid(0, 0, 0)
             time.sleep(0.03)
