@@ -5,8 +5,9 @@
 //
 // A record is found in two steps. Return address and stack pointer lead to a *door*, which says at
 // which places the stacks behind it have been found to differ; the words at two of those places,
-// hashed, lead to a set of four ways, of which the way found last comes first. All words of the
-// record are compared then, without a branch. A word is read only after the stack pointer has been
+// hashed, lead to a set of four ways, of which the way found last comes first. A record that
+// captures have found twice in a row is looked at before that, without its door: loops allocate at
+// one place. All words of the record are compared then, without a branch. A word is read only after the stack pointer has been
 // compared: all words lie between the stack pointer and the end of the thread's own stack, whose
 // bounds never change. So they may be read, whatever they hold by now.
 //
@@ -27,23 +28,22 @@ extension Stack {
   private typealias Group = UnsafeMutablePointer<allocs_word_group>
 
   /// The context of a malloc by libc with the caller's stack, as Contexts.known gives it, if the
-  /// stack's record is the first that is looked at, and has the context; else nil. Calls nothing.
+  /// stack's record is looked at first, and has the context; else nil. Calls nothing.
   @inline(__always)
   static func knownContext(_ thread: Thread, _ caller: Caller) -> UInt64? {
-    guard let record = firstRecord(thread, caller) else { return nil }
+    guard let record = likelyRecord(thread, caller) else { return nil }
     let context = record.pointee.context
     // Of another function, the sign is set.
-    return Int64(bitPattern: context) > 0 && isStack(record, caller) ? context : nil
+    return Int64(bitPattern: context) > 0 ? context : nil
   }
 
   /// As `knownContext`, of another function or allocator, which `others` says as Contexts.others
   /// does; in a hook that is not delegating, so that no handler changes the memo meanwhile.
   @inline(__always)
   static func knownContext(_ thread: Thread, _ caller: Caller, _ others: UInt64) -> UInt64? {
-    guard let record = firstRecord(thread, caller) else { return nil }
-    let others = kept(others)
+    guard let record = likelyRecord(thread, caller) else { return nil }
     let context = record.pointee.context
-    return context & othersMask == others && isStack(record, caller) ? context & ~othersMask : nil
+    return context & othersMask == kept(others) ? context & ~othersMask : nil
   }
 
   private static var othersMask: UInt64 { 0xFFFF << 48 }
@@ -53,21 +53,35 @@ extension Stack {
   @inline(__always)
   private static func kept(_ others: UInt64) -> UInt64 { others == 0 ? 0 : others | 1 << 63 }
 
-  /// The node of the caller's stack, if its record is the first that is looked at; else 0. Calls
-  /// nothing.
+  /// The node of the caller's stack, if its record is looked at first; else 0. Calls nothing.
   @inline(__always)
   static func known(_ thread: Thread, _ caller: Caller) -> UInt32 {
-    guard let record = firstRecord(thread, caller) else { return 0 }
-    return isStack(record, caller) ? record.pointee.node : 0
+    likelyRecord(thread, caller)?.pointee.node ?? 0
   }
 
-  /// The record that is most likely the one of the caller's stack: the one in the first way.
+  /// The record of the caller's stack, if it is the one that the captures before have found again
+  /// and again, or in the first way; else nil.
   @inline(__always)
-  private static func firstRecord(_ thread: Thread, _ caller: Caller) -> Record? {
+  private static func likelyRecord(_ thread: Thread, _ caller: Caller) -> Record? {
     guard let memo = allocs_open_memo(thread) else { return nil }
+    guard let place = likelyPlace(memo, caller) else { return nil }
+    let record = record(memo, place)
+    guard allocs_record_is_of(record, caller.stackPointer, caller.framePointer) else { return nil }
+    memo.pointee.again = place == memo.pointee.found ? place : ALLOCS_MEMO_NOWHERE
+    memo.pointee.found = place
+    return record
+  }
+
+  /// The place of a record with the caller's registers, which is likely the one of the caller's
+  /// stack.
+  @inline(__always)
+  private static func likelyPlace(_ memo: UnsafeMutablePointer<allocs_memo>, _ caller: Caller) -> UInt32? {
+    let again = memo.pointee.again
+    if again != ALLOCS_MEMO_NOWHERE, hasRegisters(record(memo, again), caller) { return again }
     guard let door = door(memo, caller) else { return nil }
     let (set, tag) = place(memo, door, caller)
-    return allocs_memo_tags(set)[0] == tag ? record(memo, allocs_memo_places(set)[0]) : nil
+    let first = allocs_memo_places(set)[0]
+    return allocs_memo_tags(set)[0] == tag && hasRegisters(record(memo, first), caller) ? first : nil
   }
 
   /// Keeps the context of an allocation whose stack has `node`, and was captured last, in the
@@ -85,7 +99,7 @@ extension Stack {
   /// on; else 0.
   @inline(__always)
   static func known(_ memo: UnsafeMutablePointer<allocs_memo>, _ caller: Caller) -> UInt32 {
-    memo.pointee.found = ALLOCS_MEMO_NOWHERE
+    forgetLast(memo)
     guard let door = door(memo, caller) else { return 0 }
     let (set, tag) = place(memo, door, caller)
     for way in 0..<Int(ALLOCS_MEMO_WAYS) where allocs_memo_tags(set)[way] == tag {
@@ -98,6 +112,13 @@ extension Stack {
       }
     }
     return 0
+  }
+
+  /// No record counts as found before.
+  @inline(__always)
+  private static func forgetLast(_ memo: UnsafeMutablePointer<allocs_memo>) {
+    memo.pointee.found = ALLOCS_MEMO_NOWHERE
+    memo.pointee.again = ALLOCS_MEMO_NOWHERE
   }
 
   /// Makes a record the first of the set's ways, in which it lies at `way` or, if that is the last,
@@ -119,10 +140,14 @@ extension Stack {
   @inline(__always)
   private static func hash(_ value: UInt64) -> UInt64 { value &* 0x9E37_79B9_7F4A_7C15 }
 
+  /// Of the registers, for the hashes.
+  @inline(__always)
+  private static func key(_ caller: Caller) -> UInt64 { caller.site << 24 &+ caller.stackPointer }
+
   /// The first of the two doors that may be the caller's.
   @inline(__always)
   private static func doors(_ memo: UnsafeMutablePointer<allocs_memo>, _ caller: Caller) -> Door {
-    allocs_memo_doors(memo) + Int(hash(caller.site << 24 ^ caller.stackPointer >> 3) >> UInt64(ALLOCS_DOOR_SHIFT)) * 2
+    allocs_memo_doors(memo) + Int(hash(key(caller)) >> UInt64(ALLOCS_DOOR_SHIFT)) * 2
   }
 
   @inline(__always)
@@ -144,8 +169,7 @@ extension Stack {
   ) -> (UnsafeMutablePointer<allocs_memo_set>, tag: UInt32) {
     func word(_ offset: Int32) -> UInt64 { load(caller.stackPointer &+ UInt64(bitPattern: Int64(offset))) }
     let hash = hash(
-      caller.site << 24 ^ caller.stackPointer >> 3 ^ word(door.pointee.offset) &* 33
-        ^ word(door.pointee.other_offset) << 17)
+      key(caller) &+ word(door.pointee.offset) << 5 &+ word(door.pointee.other_offset) << 17)
     return (
       allocs_memo_sets(memo) + Int(hash >> UInt64(ALLOCS_MEMO_SHIFT)), UInt32(truncatingIfNeeded: hash >> 20) | 1
     )
@@ -164,8 +188,12 @@ extension Stack {
   /// Whether the record is of the caller's stack.
   @inline(__always)
   private static func isStack(_ record: Record, _ caller: Caller) -> Bool {
+    hasRegisters(record, caller) && allocs_record_is_of(record, caller.stackPointer, caller.framePointer)
+  }
+
+  @inline(__always)
+  private static func hasRegisters(_ record: Record, _ caller: Caller) -> Bool {
     record.pointee.sp == caller.stackPointer && record.pointee.pc == caller.site
-      && allocs_record_is_of(record, caller.stackPointer, caller.framePointer)
   }
 
   // MARK: changes
@@ -356,7 +384,7 @@ extension Stack {
       for way in 0..<Int(ALLOCS_MEMO_WAYS) { allocs_memo_tags(allocs_memo_sets(memo) + index)[way] = 0 }
     }
     for index in 0..<Int(ALLOCS_MEMO_DOORS) { allocs_memo_doors(memo)[index].pc = 0 }
-    memo.pointee.found = ALLOCS_MEMO_NOWHERE
+    forgetLast(memo)
     stacks.pointee.memo_used = 0
     stacks.pointee.memo_left = 0
   }
@@ -373,7 +401,7 @@ extension Stack {
     }
     Mappings.noteOwn(memory, size)
     let memo = memory.assumingMemoryBound(to: allocs_memo.self)
-    memo.pointee.found = ALLOCS_MEMO_NOWHERE
+    forgetLast(memo)
     stacks.pointee.memo = memo
     return memo
   }

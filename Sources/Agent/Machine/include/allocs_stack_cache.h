@@ -196,7 +196,8 @@ struct allocs_memo_set {
 // the first such stack.
 struct allocs_memo {
   uint32_t found;  // place of the record that the last capture found or made, if it did
-  uint32_t unused[15];
+  uint32_t again;  // the same place, if captures have found that record twice or more, one after the other
+  uint32_t unused[14];
   struct allocs_memo_door doors[ALLOCS_MEMO_DOORS];
   struct allocs_memo_set sets[ALLOCS_MEMO_SETS];
   uint8_t room[ALLOCS_MEMO_PARTS * ALLOCS_MEMO_PART];
