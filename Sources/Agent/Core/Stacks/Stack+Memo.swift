@@ -7,9 +7,9 @@
 // which places the stacks behind it have been found to differ; the words at two of those places,
 // hashed, lead to a set of four ways, of which the way found last comes first. A record that
 // captures have found twice in a row is looked at before that, without its door: loops allocate at
-// one place. All words of the record are compared then, without a branch. A word is read only after the stack pointer has been
-// compared: all words lie between the stack pointer and the end of the thread's own stack, whose
-// bounds never change. So they may be read, whatever they hold by now.
+// one place. All words of the record are compared then, without a branch. A word is read only after
+// the stack pointer has been compared: all words lie between the stack pointer and the end of the
+// thread's own stack, whose bounds never change. So they may be read, whatever they hold by now.
 //
 // Records lie one behind the other. When the room is used up, its oldest part is used again, and
 // the ways that lead into that part are emptied.
