@@ -207,6 +207,27 @@ public final class Budget: Sendable {
   }()
 }
 
+/// Memory that grows with what a file says, by things of one kind: taken off the current budget in pieces, before it is
+/// there. Where there is no budget, all is allowed.
+public struct MemoryMeter {
+  private static let piece = 1 << 20
+  private let bytes: Int
+  private var left = 0
+
+  /// `bytes`: of each thing, at least 1; an array that doubles, and a copy that is sorted, included.
+  public init(bytes: Int) { self.bytes = max(bytes, 1) }
+
+  /// Whether there may be one thing more.
+  public mutating func goesOn() -> Bool {
+    left &-= bytes
+    if left >= 0 { return true }
+    let more = max(Self.piece, bytes)
+    let isAllowed = Budget.spendCurrent(bytes: more)
+    left = isAllowed ? more &- bytes : 0
+    return isAllowed
+  }
+}
+
 /// Asks, for one loop, whether the current budget allows another round. Where there is no budget, every round is
 /// allowed. A round costs a decrement; the budget is looked for only when the clock is due, so that a meter may stand
 /// in any loop.

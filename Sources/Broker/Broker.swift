@@ -352,6 +352,8 @@ public final class Broker {
       worker.sent &+= 1
       if user == 0 { worker.open.root &+= 1 } else { worker.open.users &+= 1 }
       worker.lastUse = now
+      // The worker may have closed it already.
+      PassedRights.close(connection)
     } catch {
       refuse(connection, of: user, Refusal(status: 503, what: error.what, advice: error.advice).bytes)
     }
@@ -361,8 +363,10 @@ public final class Broker {
   /// thousands of times isn't told again: to accept and to close costs the others least.
   private func refuse(_ connection: consuming Descriptor, of user: UInt32, _ answer: [UInt8]) {
     figures[.connectionsRefused] &+= 1
-    guard shares[.user(user)]?.refusals.take(at: now) == true else { return }
-    _ = answer.withUnsafeBytes { allocs_send_now(connection.number, $0.baseAddress, $0.count) }
+    if shares[.user(user)]?.refusals.take(at: now) == true {
+      _ = answer.withUnsafeBytes { allocs_send_now(connection.number, $0.baseAddress, $0.count) }
+    }
+    PassedRights.close(connection)
   }
 
   // MARK: segments

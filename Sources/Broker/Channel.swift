@@ -31,6 +31,7 @@
 
 import CBroker
 import Glibc
+import ServerProtocol
 import SystemAccess
 
 /// One message.
@@ -125,6 +126,7 @@ public struct MessageChannel: ~Copyable, Sendable {
     let kind = stream ? SOCK_STREAM : SOCK_SEQPACKET
     var ends: [Int32] = [-1, -1]
     guard socketpair(AF_UNIX, Int32(kind.rawValue | SOCK_CLOEXEC.rawValue), 0, &ends) == 0 else { return nil }
+    if stream { for end in ends { PassedRights.refuse(on: end) } }
     return (ends[0], ends[1])
   }
 

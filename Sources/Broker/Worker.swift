@@ -8,6 +8,7 @@ import ByteText
 import CBroker
 import Confinement
 import Glibc
+import ServerProtocol
 import SystemAccess
 
 /// Whose questions a worker answers.
@@ -91,6 +92,7 @@ final class Worker {
     }
     var pipe: [Int32] = [-1, -1]
     guard let ends = MessageChannel.pair() else { throw failure(errno) }
+    if key != .opener { PassedRights.refuse(on: ends.0) }
     let refused = allocs_pipe(&pipe)
     guard refused == 0 else {
       close(ends.0)

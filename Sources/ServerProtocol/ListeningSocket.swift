@@ -50,6 +50,7 @@ public struct ListeningSocket: ~Copyable {
         .obstacle, what: "cannot serve the inherited descriptor 3: it is not a listening Unix stream socket",
         advice: "check allocsd.socket")
     }
+    PassedRights.refuse(on: first)
     return ListeningSocket(place: "the socket passed by systemd", socket: UnixSocket(adopting: first), file: nil)
   }
 
@@ -60,6 +61,7 @@ public struct ListeningSocket: ~Copyable {
     try Self.clear(path)
 
     let socket = try UnixSocket.create()
+    PassedRights.refuse(on: socket.descriptor)
     // The mode comes with the file: a change by name could reach another file by now.
     let mask = umask(0o111)
     let result = try UnixSocket.withAddress(of: path) { bind(socket.descriptor, $0, $1) }

@@ -121,6 +121,8 @@ struct SectionCursor {
 struct DWARFCheck {
   /// Units, of types and of all else.
   private let mostUnits: Int
+  /// Bytes of memory that libdw takes for each: where it lies, and a table of its abbreviations.
+  static let unitBytes = 1100
   /// Bytes of a unit: libdw passes over all entries of one in one call.
   private static let largestUnit = 256 << 20
   /// Entries of a unit times the attributes of each, which libdw passes over in one call: seconds.
@@ -145,8 +147,9 @@ struct DWARFCheck {
     var mostEmpty: Int
   }
 
-  /// `abbreviations`: .debug_abbrev. `mostUnits`: for tests.
-  init(abbreviations: UnsafeRawBufferPointer?, mostUnits: Int = 1 << 20) {
+  /// `abbreviations`: .debug_abbrev. `mostUnits`: another number for tests; of so many, half of a question's memory is
+  /// left.
+  init(abbreviations: UnsafeRawBufferPointer?, mostUnits: Int = 1 << 17) {
     self.mostUnits = mostUnits
     section = abbreviations ?? UnsafeRawBufferPointer(start: nil, count: 0)
     bytesLeft = min(section.count, 1 << 40) &* 2 &+ (1 << 20)

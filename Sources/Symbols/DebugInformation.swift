@@ -50,6 +50,10 @@ struct DebugInformation: ~Copyable {
   private var scopes = ScopeTable()
   private var variables: VariableIndex?
   private(set) var cost: Int
+  /// The sections of the files: pages that the system can take back, mostly.
+  private let sectionCost: Int
+  /// Bytes of what was made of them.
+  var madeCost: Int { cost &- sectionCost }
   /// Entries and ranges that a walk may come to; an honest file has fewer.
   private let workLimit: Int
   private var allowance = Allowance()
@@ -146,7 +150,8 @@ struct DebugInformation: ~Copyable {
     (units, entries) = Self.readUnits(dwarf, lists, limit: limit)
     if units.count >= limit { cut = cut ?? Self.tooMany("ranges of units") }
     self.cut = cut
-    cost = Self.size(in: file) &+ (common.map { Self.size(in: $0.file) } ?? 0) &+ units.cost
+    sectionCost = Self.size(in: file) &+ (common.map { Self.size(in: $0.file) } ?? 0)
+    cost = sectionCost &+ units.cost &+ entries.count &* (MemoryLayout<Unit>.stride &+ DWARFCheck.unitBytes)
   }
 
   deinit {
@@ -476,7 +481,9 @@ struct DebugInformation: ~Copyable {
     var skeletonBytes = 0
     // The last argument stays null: libdw would open the .dwo file that the unit names.
     var meter = BudgetMeter(interval: 64)
-    while meter.goesOn(), dwarf_get_units(dwarf, unit, &next, nil, &type, &entry, nil) == 0 {
+    var memory = MemoryMeter(bytes: DWARFCheck.unitBytes &+ 2 &* MemoryLayout<Unit>.stride)
+    var ranges = MemoryMeter(bytes: 3 &* MemoryLayout<IntervalIndex<Int>.Interval>.stride)
+    while meter.goesOn(), memory.goesOn(), dwarf_get_units(dwarf, unit, &next, nil, &type, &entry, nil) == 0 {
       unit = next
       // A skeleton of DWARF 4 that has entries of its own is one of these units to libdw, too.
       guard [DW_UT_compile, DW_UT_skeleton, DW_UT_split_compile].contains(Int(truncatingIfNeeded: type)) else {
@@ -488,7 +495,7 @@ struct DebugInformation: ~Copyable {
       skeletonBytes &+= skeleton?.cost ?? 0
       entries.append(Unit(entry: entry, skeleton: skeleton))
       lists.forEachRange(of: entry) { start, end in
-        guard intervals.count < limit else { return false }
+        guard intervals.count < limit, ranges.goesOn() else { return false }
         intervals.append(.init(start: start, end: end, payload: index))
         return true
       }
@@ -505,6 +512,7 @@ struct DebugInformation: ~Copyable {
     let limit = walkLimit
     var remaining = limit
     var meter = BudgetMeter(interval: 256)
+    var memory = MemoryMeter(bytes: 3 &* MemoryLayout<IntervalIndex<Dwarf_Die>.Interval>.stride)
     var open: [Dwarf_Die] = []
     var entry = root(ofUnit: index)
     var next = Dwarf_Die()
@@ -514,7 +522,7 @@ struct DebugInformation: ~Copyable {
         let function = entry
         let most = min(limit, allowance.functions)
         lists.forEachRange(of: function) { start, end in
-          guard intervals.count < most else { return false }
+          guard intervals.count < most, memory.goesOn() else { return false }
           intervals.append(.init(start: start, end: end, payload: function))
           return true
         }
@@ -648,7 +656,10 @@ struct DebugInformation: ~Copyable {
     if dwarf_attr(&unit, UInt32(truncatingIfNeeded: DW_AT_comp_dir), &attribute) != nil {
       directory = dwarf_formstring(&attribute)
     }
-    guard let rows = lines.rows(at: offset, directory: directory), rows <= allowance.rows else {
+    guard let rows = lines.rows(at: offset, directory: directory), rows <= allowance.rows,
+      // libdw's rows, and pointers by which they are sorted.
+      Budget.spendCurrent(bytes: rows &* 64)
+    else {
       if !Budget.hasEnded {
         lineTables[offset] = false
         cut = cut ?? "lines are incomplete: a line table is damaged, or too large"

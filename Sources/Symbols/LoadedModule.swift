@@ -25,6 +25,8 @@ final class LoadedModule: Sendable {
     var hasLocations = false
     var debugInformation: DebugInformation?
     var debugInformationCost = 0
+    /// Of that, what was made of its sections.
+    var debugInformationMade = 0
     /// Bytes of the share that its debug information took.
     var taken = 0
   }
@@ -36,6 +38,7 @@ final class LoadedModule: Sendable {
   private let share: MemoryShare
   private let files = Mutex(Files())
   private let bytes = Atomic<Int>(0)
+  private let madeBytes = Atomic<Int>(0)
   private let found = Atomic<Bool>(false)
   private let waits = Atomic<Bool>(false)
 
@@ -53,6 +56,8 @@ final class LoadedModule: Sendable {
 
   /// Bytes of memory that are held, about.
   var cost: Int { bytes.load(ordering: .relaxed) }
+  /// Of these, what was made of the files, and isn't pages of theirs.
+  var madeCost: Int { madeBytes.load(ordering: .relaxed) }
   /// Whether there was any file, as of the last look-up.
   var hasFile: Bool { found.load(ordering: .relaxed) }
   /// Whether answers are all that there will be, as of the last look-up: not where the question's time was over, or
@@ -71,6 +76,7 @@ final class LoadedModule: Sendable {
       let inner = files.debugInformation?.frames(at: address) ?? []
       let problem = files.debugInformation?.problem(at: address) ?? files.problem
       files.debugInformationCost = files.debugInformation?.cost ?? 0
+      files.debugInformationMade = files.debugInformation?.madeCost ?? 0
       account(files)
       if inner.isEmpty {
         guard symbol != nil || problem != nil else { return [] }
@@ -115,6 +121,7 @@ final class LoadedModule: Sendable {
         variable?.qualify(by: symbolName(symbol.name))
       }
       files.debugInformationCost = files.debugInformation?.cost ?? 0
+      files.debugInformationMade = files.debugInformation?.madeCost ?? 0
       account(files)
       return variable
     }
@@ -138,6 +145,7 @@ final class LoadedModule: Sendable {
       openDebugInformation(&files)
       let variable = files.debugInformation?.local(at: memory, executing: address, registers)
       files.debugInformationCost = files.debugInformation?.cost ?? 0
+      files.debugInformationMade = files.debugInformation?.madeCost ?? 0
       account(files)
       return variable
     }
@@ -239,6 +247,7 @@ final class LoadedModule: Sendable {
   private func account(_ files: borrowing Files) {
     let sum = files.symbols.cost &+ files.debugInformationCost &+ (files.mini?.size ?? 0)
     bytes.store(sum, ordering: .relaxed)
+    madeBytes.store(files.symbols.madeCost &+ files.debugInformationMade, ordering: .relaxed)
   }
 
   /// The qualified name if there is one. Only mangled names are taken from the linker's view of a function: the others

@@ -112,12 +112,15 @@ struct ScopeTable {
     var holders: [(address: UInt, isFunction: Bool)?] = []
     var remaining = limit
     var meter = BudgetMeter(interval: 256)
+    // A table that is full to a half, and the one from which it grew.
+    var memory = MemoryMeter(bytes: 6 &* MemoryLayout<UInt>.size)
     while remaining > 0, result.count < most, meter.goesOn() {
       remaining &-= 1
       let tag = Int(truncatingIfNeeded: dwarf_tag(&entry))
       let isHolder = holds(tag)
       // A function right inside of another one is mostly declared there only, as C allows it; its place says nothing.
       if let holder = holders.last, let holder, isHolder || (tag == DW_TAG_subprogram && !holder.isFunction) {
+        guard memory.goesOn() else { return result }
         result[UInt(bitPattern: entry.addr)] = holder.address
       }
       let isWalked = isHolder || tag == DW_TAG_subprogram || isTransparent(tag)

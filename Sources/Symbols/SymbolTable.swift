@@ -45,7 +45,9 @@ struct SymbolTable {
   private static let textLimit: UInt64 = 512 << 20
 
   /// Bytes of memory, for the cache's budget.
-  var cost: Int { sized.cost &+ unsized.cost &+ threadLocal.cost &+ textCost }
+  var cost: Int { madeCost &+ textCost }
+  /// Of that, what isn't the file's.
+  var madeCost: Int { sized.cost &+ unsized.cost &+ threadLocal.cost }
 
   /// `files`: the module's own file first, if it is there.
   init(files: [ObjectFile]) {
@@ -54,6 +56,7 @@ struct SymbolTable {
     var threadLocal: [IntervalIndex<Entry>.Interval] = []
     var strings: [StringTable] = []
     var textCost = 0
+    var memory = MemoryMeter(bytes: 3 &* MemoryLayout<IntervalIndex<Entry>.Interval>.stride)
     for file in files {
       let code = Self.code(of: file)
       for type in [SHT_SYMTAB, SHT_DYNSYM] {
@@ -72,17 +75,19 @@ struct SymbolTable {
         let table = UInt16(truncatingIfNeeded: strings.count)
         strings.append(StringTable(file: file, section: section.link))
         let isWhole = Self.readSymbols(file, section) { symbol, isFunction in
+          guard memory.goesOn() else { return false }
           let entry = Entry(name: symbol.name, size: symbol.size, table: table, rank: Self.rank(symbol))
           let start = symbol.value
           if Int32(truncatingIfNeeded: symbol.type) == STT_TLS {
-            guard let end = (Foreign(start) + max(symbol.size, 1)).value else { return }
+            guard let end = (Foreign(start) + max(symbol.size, 1)).value else { return true }
             threadLocal.append(.init(start: start, end: end, payload: entry))
           } else if symbol.size > 0 {
-            guard let end = (Foreign(start) + symbol.size).value else { return }
+            guard let end = (Foreign(start) + symbol.size).value else { return true }
             intervals.append(.init(start: start, end: end, payload: entry))
           } else if isFunction, let holder = code.innermost(at: start) {
             starts.append(.init(start: start, end: holder.end, payload: entry))
           }
+          return true
         }
         if !isWhole { problem = problem ?? "names are incomplete: its symbol table is too large" }
       }
@@ -106,20 +111,19 @@ struct SymbolTable {
 
   /// Returns whether that was the whole table.
   private static func readSymbols(
-    _ file: ObjectFile, _ section: ObjectFile.Section, _ body: (ELFSymbol, _ isFunction: Bool) -> Void
+    _ file: ObjectFile, _ section: ObjectFile.Section, _ body: (ELFSymbol, _ isFunction: Bool) -> Bool
   ) -> Bool {
     ELFSymbol.forEach(in: section, of: file) { symbol in
       guard symbol.name != 0, symbol.section != UInt16(SHN_UNDEF), symbol.section != UInt16(SHN_ABS) else {
         return true
       }
       switch Int32(truncatingIfNeeded: symbol.type) {
-      case STT_FUNC, STT_GNU_IFUNC: body(symbol, true)
-      case STT_OBJECT, STT_COMMON, STT_TLS: body(symbol, false)
+      case STT_FUNC, STT_GNU_IFUNC: return body(symbol, true)
+      case STT_OBJECT, STT_COMMON, STT_TLS: return body(symbol, false)
       // Assembly that doesn't say what its labels are: of use only in code.
-      case STT_NOTYPE: body(symbol, true)
-      default: break
+      case STT_NOTYPE: return body(symbol, true)
+      default: return true
       }
-      return true
     }
   }
 

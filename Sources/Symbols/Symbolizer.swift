@@ -23,11 +23,16 @@ public final class Symbolizer: Sendable {
     public var modules: Int
     /// Bytes of symbols and debug information. One module may exceed it by itself.
     public var moduleBytes: Int
+    /// Of these, bytes of tables that are made of the files: what exceeds it is made anew for each question.
+    public var madeBytes: Int
     /// Bytes of answers.
     public var answerBytes: Int
 
-    public init(modules: Int = 256, moduleBytes: Int = 512 << 20, answerBytes: Int = 64 << 20) {
+    public init(
+      modules: Int = 256, moduleBytes: Int = 512 << 20, madeBytes: Int = 128 << 20, answerBytes: Int = 64 << 20
+    ) {
       self.modules = modules
+      self.madeBytes = madeBytes
       self.moduleBytes = moduleBytes
       self.answerBytes = answerBytes
     }
@@ -263,10 +268,12 @@ public final class Symbolizer: Sendable {
   /// Lets go of the modules that were not used for longest, until the limits are kept.
   private func evict(keeping key: ModuleKey, _ tables: inout Tables) {
     var sum = tables.modules.values.reduce(0) { $0 &+ $1.module.cost }
-    while tables.modules.count > limits.modules || sum > limits.moduleBytes {
-      let others = tables.modules.filter { $0.key != key }
+    var made = tables.modules.values.reduce(0) { $0 &+ $1.module.madeCost }
+    while tables.modules.count > limits.modules || sum > limits.moduleBytes || made > limits.madeBytes {
+      let others = tables.modules.filter { $0.key != key || $0.value.module.madeCost > limits.madeBytes }
       guard let oldest = others.min(by: { $0.value.lastUse < $1.value.lastUse }) else { return }
       sum &-= oldest.value.module.cost
+      made &-= oldest.value.module.madeCost
       tables.modules[oldest.key] = nil
     }
   }

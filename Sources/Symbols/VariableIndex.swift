@@ -42,9 +42,11 @@ struct VariableIndex {
     var threadLocal: [IntervalIndex<VariableEntry>.Interval] = []
     var remaining = limit
     var scopeBytes = 0
+    var memory = MemoryMeter(bytes: 3 &* MemoryLayout<IntervalIndex<VariableEntry>.Interval>.stride)
     for (index, unit) in units.enumerated() where remaining > 0 {
       Self.visit(unit, insideFunctions, &remaining) { entry, scope in
         guard let place = Self.place(of: entry()) else { return true }
+        guard memory.goesOn() else { return false }
         let entry = entry()
         var walk = TypeWalk(language: nil)
         let size = TypeWalk.type(ofVariable: entry).flatMap { walk.size(of: $0) } ?? 1

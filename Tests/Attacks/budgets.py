@@ -10,6 +10,7 @@ import http.client
 import os
 import random
 import resource
+import select
 import signal
 import socket
 import struct
@@ -20,6 +21,7 @@ import elves
 import segments
 import silent
 import stage
+import worst
 from stage import BOB, MALLORY, ROOT, TOOLS, Actor, Holder, Program, Pulse, Server, ask, home, place, start, wearing
 
 BLOCK, BASE = 0x1000000, 0x10000000
@@ -46,6 +48,26 @@ class Attack:
                 part.remove()
 
 
+# While this is there, attacks that are ready wait: of several, some take long to prepare.
+READY = "/run/attacks-wait"
+
+
+def begin(send):
+    send("began")
+    while os.path.exists(READY):
+        time.sleep(0.02)
+
+
+def all_at_once(server):
+    with open(READY, "w"):
+        pass
+    # The pump of this one waits for nobody.
+    last = sorted(attacks.values(), key=lambda attack: attack is full_rings)
+    parts = [part for attack in last for part in attack(server).parts]
+    os.unlink(READY)
+    return Attack(*parts)
+
+
 def forever(server, *questions, connections=8, patience=60, method="GET", body=None):
     """An actor that keeps so many connections asking, and asks again whatever comes of it."""
 
@@ -62,9 +84,9 @@ def forever(server, *questions, connections=8, patience=60, method="GET", body=N
                 except (OSError, http.client.HTTPException):
                     time.sleep(0.02)
 
+        begin(send)
         for number in range(connections):
             threading.Thread(target=one, args=(number,), daemon=True).start()
-        send("began")
         while True:
             time.sleep(60)
 
@@ -83,7 +105,7 @@ def chain(made, start=BASE + 0x1001):
     made.block(0, BLOCK, 48, 1)
 
 
-def endless_questions(server, count=8):
+def endless_questions(server, count=8, connections=8, patience=60):
     """Questions about modules whose separate debug file has 8 TiB, all hole, of which a checksum is wanted."""
     holder = Holder(MALLORY, server)
     made = holder.segment()
@@ -105,7 +127,7 @@ def endless_questions(server, count=8):
         made.context(index + 1, index + 1)
         made.block(0, BLOCK + 64 * index, 48, index + 1)
     questions = [f"/v1/processes/{holder.pid}/query?address={BLOCK + 64 * index:#x}" for index in range(count)]
-    return Attack(forever(server, *questions, connections=count), holder)
+    return Attack(forever(server, *questions, connections=connections, patience=patience), holder)
 
 
 def requests(server):
@@ -130,7 +152,121 @@ def full_rings(server, streams=60, rings=4096, records=512):
                   pump, holder)  # fmt: skip
 
 
-BOMBS = ("paths", "stack", "many", "packed", "sections", "symbols", "contexts", "threads", "holes", "mappings")
+def questions_of_bounds(server):
+    """Questions with as many rows and patterns as there may be, and more; the patterns fit names of 4,000 bytes nearly,
+    in a stack of very many frames. More marks, too, than are read."""
+    holder, made, target = damaged(server, worst.long_names, files=1)
+    base = f"/v1/processes/{holder.pid}"
+    for turn in range(300):
+        with wearing(MALLORY), contextlib.suppress(OSError):
+            os.setxattr(made.path, f"user.allocs.mark.m{turn}", b"1")
+    nearly = "*a" * 380 + "*b"
+    questions = [f"{target}" + f"&wrapper={nearly}" * count for count in (100, 101)]
+    questions += [f"{base}/blocks?limit={rows}" + f"&site={nearly}" * 100 for rows in (100_000, 100_001)]
+    questions += [f"{base}/top?limit=100000&since=m1", f"{target}&wrapper={'*a' * 1000}", f"{base}/marks"]
+    return Attack(forever(server, *questions, connections=12), holder)
+
+
+def requests_without_end(server, count=24):
+    """Heads of requests that never end, and bodies that are to be a gibibyte."""
+
+    def attack(send, receive):
+        import threading
+
+        def one(number):
+            piece = b"x" * 65536
+            head = b"GET / HTTP/1.1\r\nX: " if number % 2 else (
+                b"POST /v1/processes/1/query HTTP/1.1\r\nHost: x\r\nContent-Length: 1073741824\r\n\r\n")  # fmt: skip
+            while True:
+                with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
+                    connection.settimeout(5)
+                    connection.connect(server.socket)
+                    connection.sendall(head)
+                    while True:
+                        connection.sendall(piece)
+                time.sleep(0.005)
+
+        begin(send)
+        for number in range(count):
+            threading.Thread(target=one, args=(number,), daemon=True).start()
+        while True:
+            time.sleep(60)
+
+    actor = Actor(MALLORY, attack)
+    actor.receive(30)
+    return Attack(actor)
+
+
+def damaged(server, make, files=8):
+    """A segment of modules whose files are `make`'s, proved by build ids of their own, with a stack through each; its
+    holder, it, and a question about all of that. Eight files are too many to keep what one was found to say."""
+    holder = Holder(MALLORY, server)
+    made, data, target = holder.segment(), make(), f"/v1/processes/{holder.pid}/query?"
+    made.arena(0, 0)
+    made.use("NODES", 256 * files + 1)
+    made.use("CONTEXTS", files + 1)
+    for index in range(files):
+        build_id, base = bytes([index + 1] * 20), BASE + 0x100000 * index
+        path = holder.write(f"{make.__name__}-{index}.so", data.replace(elves.BUILD_ID, build_id, 1))
+        made.module(index, base, base + 0x8000, path.encode(), build_id=build_id)
+        holder.hold(path, base)
+        for frame in range(256):
+            node = 256 * index + frame + 1
+            made.node(node, base + 0x1001 + 16 * frame, node - 1 if frame else 0)
+        made.context(index + 1, 256 * (index + 1))
+        made.block(0, BLOCK + 64 * index, 48, index + 1)
+        target += f"{'&' if index else ''}address={BLOCK + 64 * index:#x}&address={base + 0x1100:#x}"
+    return holder, made, target
+
+
+def asked_about(server, make):
+    holder, _, target = damaged(server, make)
+    return Attack(forever(server, target, connections=12), holder)
+
+
+class Remover:
+    """Files of mallory's outside of what goes with the stage."""
+
+    def __init__(self, *paths):
+        self.paths = paths
+
+    def end(self):
+        for path in self.paths:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+
+
+def made_code(server, functions=524_290):
+    """Names of code that is made at run time, more than are kept, in a file that grows all the time."""
+    holder = Holder(MALLORY, server)
+    made = holder.segment()
+    made.arena(0, 0)
+    made.use("NODES", 10)
+    made.use("CONTEXTS", 10)
+    made.node(1, 0x70001101, 0)
+    made.context(1, 1)
+    made.block(0, BLOCK, 48, 1)
+    path = f"/tmp/perf-{holder.pid}.map"
+    with wearing(MALLORY), open(path, "x") as file:
+        # Each overlaps those before it.
+        file.writelines(f"{0x70000000 + turn:x} {1 << 24:x} f{turn}\n" for turn in range(functions))
+
+    def grow(send, receive):
+        with open(path, "a") as file:
+            begin(send)
+            while True:
+                file.write("70001000 1000 g\n")
+                file.flush()
+                time.sleep(0.1)
+
+    actor = Actor(MALLORY, grow)
+    actor.receive(30)
+    target = f"/v1/processes/{holder.pid}/query?address={BLOCK:#x}"
+    return Attack(forever(server, target, connections=12), actor, holder, Remover(path))
+
+
+BOMBS = ("paths", "stack", "many", "packed", "sections", "symbols", "contexts", "threads", "holes", "mappings",
+         "circle")
 
 
 # Bytes that two of the files below unpack to.
@@ -155,10 +291,12 @@ def bomb(server, kind, connections=12):
             made.module(index, BASE + index * 0x10000, BASE + index * 0x10000 + 0x1000, b"", text=(0, 64 << 20))
         made.use("STRINGS", 64 << 20)
         question = f"/v1/processes/{pid}"
-    elif kind in ("stack", "many"):
+    elif kind in ("stack", "many", "circle"):
         made = holder.segment()
         made.module(0, BASE, BASE + 0x20000, b"/" + b"x" * (60_000 if kind == "stack" else 200))
         chain(made)
+        if kind == "circle":
+            made.node(1, BASE + 0x1001, STACK)
         if kind == "many":
             question += f"&address={BLOCK:#x}" * 1200
     elif kind in ("packed", "sections", "symbols"):
@@ -268,7 +406,7 @@ def connections(server):
         beginnings = [b"", b"GET /v1/pro", b"GET / HTTP/1.1\r\nX: " + b"x" * 4000, b"\0" * 100, b"\r\n" * 100,
                       b"POST /v1/processes/1/query HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n0x1\n"]  # fmt: skip
         held, turn = [], 0
-        send("began")
+        begin(send)
         while True:
             turn += 1
             connection = socket.socket(socket.AF_UNIX)
@@ -288,6 +426,104 @@ def connections(server):
     return Attack(actor)
 
 
+def slow_closes(server):
+    """Connections that will be refused, each with a descriptor in it (SCM_RIGHTS) whose last close takes ten minutes:
+    of a socket that lingers, as its other end takes nothing."""
+
+    def attack(send, receive):
+        listener, held = socket.socket(), [half_a_question(server) for _ in range(70)]
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        begin(send)
+        while True:
+            child = os.fork()
+            if child == 0:
+                with contextlib.suppress(OSError):
+                    full = socket.socket()
+                    full.connect(listener.getsockname())
+                    full.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 600))
+                    full.setblocking(False)
+                    over = time.monotonic() + 0.2
+                    while time.monotonic() < over:
+                        with contextlib.suppress(BlockingIOError):
+                            full.send(bytes(65536))
+                    # The server has enough to do that this process has ended before it comes to the last one: whoever
+                    # ends closes without waiting.
+                    flood = [socket.socket(socket.AF_UNIX) for _ in range(301)]
+                    for connection in flood:
+                        connection.connect(server.socket)
+                    with contextlib.suppress(PermissionError):
+                        socket.send_fds(connection, [b"x"], [full.fileno()])
+                os._exit(1)
+            held.append(listener.accept()[0])
+            os.waitpid(child, 0)
+
+    actor = Actor(MALLORY, attack)
+    actor.receive(30)
+    return Attack(actor)
+
+
+def slow_closes_before(check, count=80):
+    """As `slow_closes`, in a socket that systemd has made: what lies in it when the server starts, the kernel has let
+    pass. More connections than a user may have, each with such a descriptor."""
+    path = "/run/passed.sock"
+    listener, sink = socket.socket(socket.AF_UNIX), socket.socket()
+    listener.bind(path)
+    listener.listen(4096)
+    os.chmod(path, 0o666)
+    sink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sink.bind(("127.0.0.1", 0))
+    sink.listen()
+
+    def fill(send, receive):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+        held, passed = [], 0
+        for _ in range(count):
+            full = socket.socket()
+            full.connect(sink.getsockname())
+            held.append(sink.accept()[0])
+            full.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 600))
+            full.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    full.send(bytes(65536))
+            held.append(socket.socket(socket.AF_UNIX))
+            held[-1].connect(path)
+            passed += socket.send_fds(held[-1], [b"G"], [full.fileno()])
+            full.close()
+        send(passed)
+        receive()
+
+    filler = Actor(MALLORY, fill)
+    passed = filler.receive(60)
+    server = Server(prefix=["sh", "-c", f'exec 3<&{listener.fileno()}; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"', "sh"],
+                    passed=[listener.fileno()], ready=False)  # fmt: skip
+    server.socket = path
+    status = stage.comes(lambda: ask(BOB, server, "/v1/processes", patience=5)[0])
+    check(f"bob is answered where {passed} descriptors lie before him that are slow to close", status == 200, status)
+    refused = server.metrics()["allocsd_connections_refused_total"]
+    check("connections with such were refused", passed == count and refused > 0, (passed, refused))
+    check("SIGTERM ends the server in time beside them", server.ended_within(25)[0], server.said()[-500:])
+    filler.end()
+
+
+def short_processes(server):
+    """Processes that come and go: the broker learns of each one's end."""
+
+    def attack(send, receive):
+        begin(send)
+        while True:
+            with contextlib.suppress(OSError):
+                if (child := os.fork()) == 0:
+                    os._exit(0)
+                os.waitpid(child, 0)
+
+    actor = Actor(MALLORY, attack)
+    actor.receive(30)
+    return Attack(actor)
+
+
 def slow_readers(server, count=60):
     """Answers of many megabytes that nobody reads."""
     holder = Holder(MALLORY, server)
@@ -298,7 +534,7 @@ def slow_readers(server, count=60):
 
     def attack(send, receive):
         held = []
-        send("began")
+        begin(send)
         while True:
             while len(held) < count:
                 with contextlib.suppress(OSError):
@@ -325,7 +561,7 @@ def names(server):
     directory = place(MALLORY, server)
 
     def attack(send, receive):
-        send("began")
+        begin(send)
         turn = 0
         while True:
             turn += 1
@@ -350,7 +586,7 @@ def renamed_segment(server):
     directory, path = holder.directory, made.path
 
     def attack(send, receive):
-        send("began")
+        begin(send)
         turn, now = 0, path
         while True:
             turn += 1
@@ -384,7 +620,7 @@ def costly_sweep(server, files=3000):
             turn += 1
             # More than are kept are there before anything is measured.
             if turn == 1500:
-                send("began")
+                begin(send)
             # Of the version before, and of this one: of the former nothing says who has it in use.
             version, size = ((2, 2192), (segments.numbers["version"], segments.numbers["allocs_header"]))[turn % 2]
             struct.pack_into("<II", page, segments.numbers["allocs_header.layout_version"], version, size)
@@ -401,12 +637,65 @@ def costly_sweep(server, files=3000):
     return Attack(actor, mapper, holder)
 
 
+def crowded(server, segments=5000, names=20_000):
+    """More names in a directory, and among them more segments of a process that lives, than are listed."""
+    holder = Holder(MALLORY, server)
+    made = holder.segment()
+    with open(made.path, "rb") as file:
+        page = file.read(4096)
+    with wearing(MALLORY):
+        for turn in range(names):
+            with open(f"{holder.directory}/{holder.pid}.{1 + turn}.{'seg' if turn < segments else 'x'}", "wb") as file:
+                file.write(page[: 4096 if turn < segments else 0])
+    return Attack(forever(server, "/v1/processes", "/metrics", connections=8), holder)
+
+
+def all_connections(server, users=12, each=64):
+    """Users who together hold all connections that there are. `held`: how many each got at first."""
+
+    def hold(send, receive):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+        held = [connection for _ in range(each) if (connection := half_a_question(server))]
+        send(len(held))
+        while True:
+            time.sleep(0.5)
+            # Whatever the server has closed is opened again.
+            held = [one for one in held if not select.select([one], [], [], 0)[0]]
+            more = [half_a_question(server) for _ in range(each - len(held))]
+            held += [connection for connection in more if connection]
+
+    attack = Attack(*(Actor(64001 + index, hold) for index in range(users)))
+    attack.held = [holder.receive(60) for holder in attack.parts]
+    return attack
+
+
+def silent_files(server):
+    """A segment that names files which never come (silent.py): a worker that reads one can't even be killed."""
+    directory = f"{home(MALLORY)}/silent"
+    with wearing(MALLORY):
+        os.makedirs(directory, exist_ok=True)
+    if not (served := silent.mounted(directory)):
+        raise stage.Missing("FUSE")
+    holder = Holder(MALLORY, server)
+    made = holder.segment()
+    made.module(0, BASE, BASE + 0x8000, f"{directory}/m.so".encode())
+    made.arena(0, 0)
+    made.use("NODES", 10)
+    made.use("CONTEXTS", 10)
+    made.node(1, BASE + 0x1100, 0)
+    made.context(1, 1)
+    made.block(0, BLOCK, 48, 1)
+    attack = Attack(served, forever(server, f"/v1/processes/{holder.pid}/query?address={BLOCK:#x}", patience=1), holder)
+    attack.pid = holder.pid
+    return attack
+
+
 def log_lines(server):
     """Whatever makes a server write lines: wrong requests, processes that come, damaged segments, streams that fail."""
     directory = place(MALLORY, server)
 
     def attack(send, receive):
-        send("began")
+        begin(send)
         turn = 0
         while True:
             turn += 1
@@ -442,7 +731,7 @@ def own_worker(server):
     """Mallory ends and stops whatever of the server runs as her, and has it started again."""
 
     def attack(send, receive):
-        send("began")
+        begin(send)
         turn, me = 0, os.getpid()
         while True:
             turn += 1
@@ -464,17 +753,28 @@ def own_worker(server):
 
 attacks = {
     "endless questions": endless_questions,
+    "questions that are given up": lambda server: endless_questions(server, connections=24, patience=0.05),
     "a stream of questions": requests,
+    "rows, patterns, marks": questions_of_bounds,
+    "requests without end": requests_without_end,
     "60 streams of full rings": full_rings,
     **{f"memory: {kind}": (lambda server, kind=kind: bomb(server, kind)) for kind in BOMBS},
+    **{f"debug information: {kind}": (lambda server, make=make: asked_about(server, make))
+       for kind, make in worst.kinds.items()},
+    "names of code made at run time": made_code,
     "address space": address_space,
     "connections": connections,
     "slow readers": slow_readers,
+    "descriptors that are slow to close": slow_closes,
+    "processes that come and go": short_processes,
     "names that come and go": names,
     "a segment under ever new names": renamed_segment,
     "segments that are costly to remove": costly_sweep,
     "lines of the log": log_lines,
     "descriptors": descriptors,
+    "names above all that is listed": crowded,
+    "all connections there are, by twelve users": all_connections,
+    "files that never come": silent_files,
     "her own worker ended and stopped": own_worker,
 }
 
@@ -503,7 +803,7 @@ def beside(check, *wanted, seconds=1.5, least=6.0):
             check(f"{name}: bob is answered", not failures and len(times) > 3, (failures[:2], len(times)))
             check(f"{name}: no answer of bob's takes {limit:g} s", max(times) < limit, max(times))
             check(f"{name}: no process of the server takes more than a GiB", memory < 1 << 30, memory >> 20)
-            if name.startswith("memory"):
+            if name.startswith(("memory", "debug information")):
                 figures = server.metrics()
                 ended = [figures.get(f"allocsd_workers_{how}_total", 0) for how in ("failed", "killed")]
                 check(f"{name}: not even mallory's worker ends", not any(ended), (ended, server.said()[-500:]))
@@ -564,37 +864,44 @@ def workers_of(*users, names=("Name:\tallocsd", "Name:\texe")):
 
 
 def killed(check, count):
-    """Workers of others are killed at random moments under load: no answer of bob's fails. A user whose worker fails
-    again and again waits longer each time, so the kills are shared out among many."""
+    """Workers of others are killed at random moments under load: no answer of bob's fails, of which there are as many
+    as kills at least. A user whose worker fails again and again waits longer each time, so the kills are shared out:
+    ten users ask at a time, until each one's worker was killed five times or so."""
     server = Server()
     bob = Program(BOB)
     pulse = Pulse(BOB, server, [bob.query, bob.query, "/v1/processes"], pause=0.001)
-    others = range(65001, 65001 + max(2, count // 5))
-    load = [Pulse(user, server, ["/v1/processes", "/metrics"], patience=2, pause=0.02) for user in others]
     random_numbers, kills, failures, asked = random.Random(os.environ.get("ALLOCS_TEST_SEED", "14")), 0, [], 0
-    struck = set()
-    while kills < count:
-        for one in [pulse, *load]:
-            one.begin(1)
-        over = time.monotonic() + 1
-        while time.monotonic() < over and kills < count:
-            # Any moment of a worker's life is what is tried.
-            time.sleep(random_numbers.uniform(0, 0.03))
-            # Not what is still to become a worker.
-            for pid in workers_of(*others, names="Name:\tallocsd-worker\n"):
-                # A worker that was struck may take a moment to go: it is one failure, however often it is struck.
-                if kills < count and pid not in struck and random_numbers.random() < 0.5:
-                    with contextlib.suppress(OSError):
-                        os.kill(pid, random_numbers.choice((signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT)))
-                        struck.add(pid)
-                        kills += 1
-        times, failed = pulse.receive(120)
+    last = None
+    while kills < count or asked < count:
+        first = 65001 if last is None else last.stop
+        last = range(first, first + 10)
+        load = [Pulse(user, server, ["/v1/processes", "/metrics"], patience=2, pause=0.02) for user in last]
+        struck = set()
+        while len(struck) < 50 and (kills + len(struck) < count or asked < count):
+            for one in [pulse, *load]:
+                one.begin(1)
+            over = time.monotonic() + 1
+            while time.monotonic() < over:
+                # Any moment of a worker's life is what is tried.
+                time.sleep(random_numbers.uniform(0, 0.03))
+                # Not what is still to become a worker.
+                for pid in workers_of(*last, names="Name:\tallocsd-worker\n"):
+                    # A worker that was struck may take a moment to go: it is one failure, however often it is struck.
+                    if pid not in struck and random_numbers.random() < 0.5:
+                        with contextlib.suppress(OSError):
+                            os.kill(pid, random_numbers.choice((signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT)))
+                            struck.add(pid)
+            times, failed = pulse.receive(120)
+            for one in load:
+                one.receive(60)
+            failures += failed
+            asked += len(times)
+        kills += len(struck)
         for one in load:
-            one.receive(60)
-        failures += failed
-        asked += len(times)
+            one.end()
+    pulse.end()
     check(f"of {asked} answers of bob's none fails while {kills} workers of others are killed",
-          not failures and asked > 10, failures[:3])  # fmt: skip
+          not failures and asked >= count, failures[:3])  # fmt: skip
     counted = 0
 
     def are_counted():
@@ -606,11 +913,9 @@ def killed(check, count):
     check("the server counts the workers that failed", kills * 0.9 <= counted <= kills * 1.1, (kills, counted))
     check("the log says that workers ended", "worker failed" in server.said())
     check("the server lives", server.lives, server.said()[-500:])
-    answered = stage.wait("an answer after the last was killed", lambda: ask(others[0], server, "/metrics")[0] == 200,
+    answered = stage.wait("an answer after the last was killed", lambda: ask(last[0], server, "/metrics")[0] == 200,
                           patience=60, pause=0.2)  # fmt: skip
     check("a user whose worker was killed is answered again", answered)
-    for one in [pulse, *load]:
-        one.end()
 
 
 def half_a_question(server):
@@ -625,24 +930,17 @@ def half_a_question(server):
         return None
 
 
-def many_users(check, users=12, each=64):
+def many_users(check):
     """Users who together hold all connections that there are: whoever has none, gets one all the same."""
     server = Server()
     bob = Program(BOB)
-
-    def hold(send, receive):
-        held = [connection for _ in range(each) if (connection := half_a_question(server))]
-        send(len(held))
-        receive()
-
-    holders = [Actor(64001 + index, hold) for index in range(users)]
-    held = [holder.receive(60) for holder in holders]
+    attack = all_connections(server)
     status, answer = ask(BOB, server, bob.query)
-    check(f"bob is answered while {users} users hold {sum(held)} connections", status == 200, (status, answer[:200]))
+    check(f"bob is answered while {len(attack.held)} users hold {sum(attack.held)} connections", status == 200,
+          (status, answer[:200]))  # fmt: skip
     refused = server.metrics()["allocsd_connections_refused_total"]
-    check("they got no more than there are", refused > 0, (held, refused))
-    for holder in holders:
-        holder.end()
+    check("they got no more than there are", refused > 0, (attack.held, refused))
+    attack.stop()
 
 
 def all_workers(check, users=258):
@@ -674,32 +972,21 @@ def all_workers(check, users=258):
     holder.end()
 
 
-def silent_files(check):
-    """Mallory's segment names files that never come (silent.py), and her worker can't even be killed: others are
-    answered, she gets few such workers, and the server ends in time."""
+def beside_silent_files(check):
+    """Beside files that never come others are answered, she gets few such workers, and the server ends in time."""
     server = Server()
     bob = Program(BOB)
-    directory = f"{home(MALLORY)}/silent"
-    with wearing(MALLORY):
-        os.mkdir(directory)
-    if not (served := silent.mounted(directory)):
-        check("without FUSE there are no such files", not os.path.exists("/dev/fuse"))
-        return
     pulse = Pulse(BOB, server, [bob.query, "/v1/processes"])
     limit = pulse.limit(6)
-    holder = Holder(MALLORY, server)
-    made = holder.segment()
-    made.module(0, BASE, BASE + 0x8000, f"{directory}/m.so".encode())
-    made.arena(0, 0)
-    made.use("NODES", 10)
-    made.use("CONTEXTS", 10)
-    made.node(1, BASE + 0x1100, 0)
-    made.context(1, 1)
-    made.block(0, BLOCK, 48, 1)
+    try:
+        attack = silent_files(server)
+    except stage.Missing:
+        check("without FUSE there are no such files", not os.path.exists("/dev/fuse"))
+        return
     refused = b""
     for _ in range(1 if LONG == 1 else 90):
-        refused = ask(MALLORY, server, f"/v1/processes/{holder.pid}/query?address={BLOCK:#x}", patience=1)[1]
-        for pid in set(workers_of(MALLORY)) - {holder.pid}:
+        refused = ask(MALLORY, server, f"/v1/processes/{attack.pid}/query?address={BLOCK:#x}", patience=1)[1]
+        for pid in set(workers_of(MALLORY)) - {attack.pid}:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
     # Each is given up when it has not answered for ten seconds.
@@ -711,7 +998,7 @@ def silent_files(check):
     ended, status = server.ended_within(30)
     check("SIGTERM ends the server beside a worker that can't be killed", ended and status in (0, -signal.SIGTERM),
           (ended, status, server.said()[-400:]))  # fmt: skip
-    served.end()
+    attack.stop()
 
 
 def ticks_of(pid):
@@ -757,16 +1044,22 @@ def priorities(check):
 
 LONG = int(os.environ.get("ALLOCS_ATTACK_MANY", "1"))
 scenes = {
-    "budgets-questions": lambda check: beside(check, "endless questions", "a stream of questions"),
+    "budgets-questions": lambda check: beside(
+        check, "endless questions", "questions that are given up", "a stream of questions", "rows, patterns, marks",
+        "requests without end"),
     "budgets-memory": lambda check: beside(check, *(f"memory: {kind}" for kind in BOMBS), seconds=0.8),
+    "budgets-debug-information": lambda check: beside(
+        check, *(f"debug information: {kind}" for kind in worst.kinds), "names of code made at run time", seconds=0.8),
     "budgets-streams": lambda check: beside(check, "60 streams of full rings", "address space", "descriptors"),
-    "budgets-connections": lambda check: beside(check, "connections", "slow readers"),
+    "budgets-connections": lambda check: beside(
+        check, "connections", "slow readers", "descriptors that are slow to close", "processes that come and go"),
     "budgets-files": lambda check: beside(
         check, "names that come and go", "a segment under ever new names", "segments that are costly to remove",
-        "lines of the log"),
+        "names above all that is listed", "lines of the log"),
+    "budgets-slow-closes": slow_closes_before,
     "budgets-users": many_users,
     "budgets-all-workers": all_workers,
-    "budgets-silent-files": silent_files,
+    "budgets-silent-files": beside_silent_files,
     "budgets-own-worker": lambda check: beside(check, "her own worker ended and stopped"),
     "budgets-given-up": given_up,
     "budgets-priorities": priorities,

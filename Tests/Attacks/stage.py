@@ -265,11 +265,12 @@ def start_time(pid):
 
 
 class Server:
-    def __init__(self, *options, user=ROOT, prefix=(), environment={}, ready=True):
+    def __init__(self, *options, user=ROOT, prefix=(), environment={}, ready=True, passed=()):
         self.log = f"/dev/shm/allocsd-{user}-{time.monotonic_ns()}.log"
         self.socket, self.user = None, user
         with open(self.log, "wb") as log:
-            self.process = start(user, [*prefix, f"{BIN}/allocsd", *options], environment, stdout=log, stderr=log)
+            self.process = start(user, [*prefix, f"{BIN}/allocsd", *options], environment, stdout=log, stderr=log,
+                                 pass_fds=passed)  # fmt: skip
         if ready:
             try:
                 wait("allocsd answers", self.answers)
@@ -536,9 +537,9 @@ class Pulse(Actor):
         path = server.socket
 
         def body(send, receive):
-            kept, measured, failures = None, [], []
             while receive() != "stop":
-                measured, failures, over = [], [], time.monotonic() + receive()
+                # One on which nobody asks for a minute is closed.
+                kept, measured, failures, over = None, [], [], time.monotonic() + receive()
                 while time.monotonic() < over:
                     for number, target in enumerate(targets):
                         before = time.monotonic()

@@ -54,6 +54,25 @@ struct BudgetTests {
       code(Budget(seconds: 1000, bytes: 1000)) { for _ in 0..<9 { Budget.current?.spend(bytes: .max) } } == 12)
   }
 
+  @Test("memory that grows thing by thing is spent before it is there, and ends the question")
+  func growingMemory() {
+    for bytes in [1, 64, 1 << 20, 3 << 20] {
+      var things = 0
+      let ending = code(Budget(seconds: 1000, bytes: 8 << 20)) {
+        var memory = MemoryMeter(bytes: bytes)
+        while memory.goesOn() { things += 1 }
+      }
+      #expect(ending == 12)
+      // Never more than there is, and no less than all but a piece of a MiB, or one thing.
+      #expect(things * bytes <= 8 << 20 && things * bytes > 8 << 20 - max(1 << 20, bytes) - bytes)
+    }
+    var unbounded = MemoryMeter(bytes: 1 << 40)
+    for _ in 0..<100 {
+      let goesOn = unbounded.goesOn()
+      #expect(goesOn)
+    }
+  }
+
   @Test("a meter that has said no says no again, and none asks the clock in each round")
   func meters() throws {
     let budget = Budget(seconds: 1000, bytes: 1000)
