@@ -140,6 +140,45 @@ class Test:
     problems = page.problems()
     self.check("dh_view's console is silent", problems == [], problems)
 
+  def allocators(self, page):
+    """The heap by allocator and arena: of the program, and of an answer with what the program has not."""
+    rows = page.evaluate("""[...document.querySelectorAll('#view section tbody tr')].map(row =>
+      [row.lastChild.className, row.querySelector('.clamp').textContent])""")
+    names = [name for _, name in rows]
+    heaps = [name for name in names if name.startswith("Heap 0x")]
+    self.check("the C library's rows are itself, its greatest arenas, and the others in sum",
+               names[0] == "libc.so.6" and rows[0][0] == "wide" and names[-1] == "6 other parts" and len(names) == 10
+               and "The program break" in names and "Blocks with mappings of their own" in names and len(heaps) == 6
+               and all(kind == "wide inner" for kind, _ in rows[1:]), rows)  # fmt: skip
+    made = page.evaluate("""(async () => {
+      const { heapRows, showMemory } = await import('/page/memory.js');
+      const numbers = (live, rounded, beside, free) => ({ live_bytes: live, live_blocks: 1, resident_live: live,
+        resident_rounded: rounded, resident_beside: beside, resident_free: free, resident: live + beside + free });
+      const arenas = [...Array(12)].map((_, index) =>
+        ({ kind: 'thread', start: `0x${index}`, ...numbers(100 - index, 1, 3, 2) }));
+      const allocators = [
+        { allocator: 'libc.so.6', arena_count: 5000, arenas, ...numbers(9000, 900, 2000, 400) },
+        { allocator: '<img src=x onerror=alert(1)>', ...numbers(50, undefined, 20, 8) }, numbers(0, undefined, 0, 7)];
+      const place = document.createElement('div');
+      showMemory(place, { total: { resident: 0, swapped: 0, size: 0 }, parts: {}, allocators,
+        heap: numbers(9050, 900, 2020, 415) });
+      const unknown = document.createElement('div');
+      showMemory(unknown, { total: { resident: 5, swapped: 0, size: 5 }, heap: { live_bytes: 5, live_blocks: 1 },
+        parts: { heap: { resident: 5, swapped: 0, size: 5 } }, allocators: [{ live_bytes: 5, live_blocks: 1 }] });
+      return [heapRows(allocators), [...place.querySelectorAll('section tbody tr')].map(row =>
+        [...row.children].map(cell => cell.textContent)), place.querySelectorAll('img').length,
+        unknown.querySelectorAll('section').length, unknown.querySelector('tbody').textContent]; })()""")
+    rows, texts, images, tables, unknown = made
+    inner = [row for row in rows if row.get("inner")]
+    numbers = ["resident", "live", "rounded", "gaps", "free"]
+    self.check("arenas beyond the shown are in the sum, those beyond the answer's list as well",
+               len(rows) == 12 and inner[-1]["name"] == "4,992 other parts"
+               and all(sum(row[key] for row in inner) == rows[0][key] for key in numbers), rows)
+    self.check("an allocator that does not tell how it rounds has no number there, and its name is text",
+               texts[10][2] == "not told" and texts[10][-1] == "<img src=x onerror=alert(1)>" and images == 0, texts)
+    self.check("memory of nobody known is said to be that", texts[11][-1] == "Allocator not known", texts)
+    self.check("where pages can't be told apart there is the heap as one", tables == 0 and "Heap" in unknown, unknown)
+
   def run(self, page):
     page.size(1280)
     page.scheme("light")
@@ -301,6 +340,7 @@ class Test:
     self.tab(page, "Resident memory")
     page.wait("document.querySelectorAll('.stackbar > div').length > 2")
     self.shot(page, "memory-1280-light")
+    self.allocators(page)
     self.tab(page, "Address")
     page.evaluate("allocsd.query('0x1')")
     page.wait("document.getElementById('view').textContent.includes('not mapped')")
