@@ -141,7 +141,8 @@ package struct GrowthReport {
       )
     }
     if looks < GrowthSeries.fewestLooks {
-      lines.append("\(looks) looks are too few to tell what grows: watch for longer, with --for")
+      let count = Units.countOf(UInt64(clamping: looks), "look is", "looks are")
+      lines.append("\(count) too few to tell what grows: watch for longer, with --for")
     } else if !sites.contains(where: { $0.verdict == .grows }) {
       lines.append("Nothing grew beyond chance.")
     }
