@@ -158,7 +158,7 @@ let package = Package(
       name: "Page",
       resources: [
         "index.html", "page.css", "page.js", "api.js", "parts.js", "time.js", "flame.js", "map.js", "change.js",
-        "process.js", "openapi.json",
+        "memory.js", "process.js", "openapi.json",
       ].map { .embedInCode("Files/\($0)") }),
     .target(name: "Front", dependencies: ["ByteText", "Page", "ServerProtocol", "SystemAccess"]),
     .target(

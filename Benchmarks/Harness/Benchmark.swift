@@ -74,6 +74,6 @@ struct Benchmark: Sendable {
   static let all: [Benchmark] =
     microBenchmarks + [entryBenchmark, kitBenchmark, eventsBenchmark] + wholePrograms + [
       captureBenchmark, memoryBenchmark, lookUpBenchmark, liveBenchmark, serverBenchmark, separationBenchmark,
-      exportBenchmark, recordBenchmark, instructionsBenchmark,
+      exportBenchmark, recordBenchmark, pageBenchmark, instructionsBenchmark,
     ]
 }

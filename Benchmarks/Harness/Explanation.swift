@@ -70,6 +70,12 @@ extension Report {
       plain, since a program that waits for its recorder uses no processor. heaptrack's is as above: preloaded, and
       nobody interprets what it writes. Its file is that output, interpreted and compressed as its script does it.
 
+    - **page of 1M live** is the page in Chromium without a window, of [a program](../Tests/Page/stacks.c) with a
+      million live blocks from 20,000 call stacks, opened anew in each of 7 rounds, by a server that knows the names:
+      seconds until the process's facts are there, and until its flame graph is painted. **a zoom** into that or out
+      again, in turns: how long the longest frame of a zoom was painted (60 a second leave 16.7 ms for one), and how
+      many there were a second, by the browser's own times of frames. Where Chromium is missing, the rows say so.
+
     - **instructions** are counted by valgrind's callgrind, as differences of two runs that differ in their length
       alone: they are the same on a busy machine. [Benchmarks/instructions.txt](../Benchmarks/instructions.txt) says
       what each row is and what it may take; the bar is 3 % above that number. `make bench-check` compares just these

@@ -37,6 +37,7 @@ public struct CallTree: Sendable {
   public var limit: Int
   let look: Look
   public var losses: Losses
+  let marks: MarkList?
 
   private struct Key: Hashable {
     var parent: Int
@@ -52,6 +53,7 @@ public struct CallTree: Sendable {
     self.limit = limit
     look = sums.look
     losses = sums.losses
+    marks = sums.marks
     var places: [Key: Int] = [:]
     let share = MemoryShare()
     var meter = BudgetMeter(interval: 16)
@@ -126,6 +128,7 @@ extension CallTree {
   public var text: String {
     let total = nodes[0].total
     var lines: [String] = Look.heading(look, processID, command, total)
+    lines += marks?.lines ?? []
     guard total.blocks > 0 else { return TextLayout.text(of: lines + losses.lines) }
     let order = shown
     // bounded: digits of numbers, columns of a line, and counts of what is in memory
@@ -240,6 +243,7 @@ extension CallTree {
       writer.append("}")
     }
     writer.append("]")
+    marks?.appendJSONField(to: &writer)
     look.appendEnding(to: &writer)
     losses.appendJSONFields(to: &writer)
     writer.append("}")

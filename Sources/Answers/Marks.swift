@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The marks of a process (SegmentMarks.swift): set, listed, and as a part of tables.
+// The marks of a process (SegmentMarks.swift), or of a file: set, listed, and as a part of tables.
 
 import Bounds
 import ByteText
@@ -9,26 +9,31 @@ import SystemAccess
 extension SegmentMark {
   /// Seconds from the mark until the clock was read. Of an ended process, too, until then.
   package func age(on clock: SegmentClock) -> Double { max(0, clock.uptime - Double(moment) / 1e9) }
-
-  fileprivate func appendJSON(on clock: SegmentClock, to writer: inout ByteWriter) {
-    writer.append("{\"name\":", string: name)
-    writer.append(age: age(on: clock))
-    writer.append("}")
-  }
 }
 
-/// The marks of a process, as of one moment.
+/// The marks of a process, or of a recording or snapshot of it, as of one moment.
 public struct MarkList: Hashable, Sendable {
-  public var marks: [SegmentMark]
-  let clock: SegmentClock
+  public struct Mark: Hashable, Sendable {
+    public var name: ForeignText
+    /// Seconds from the mark until the moment. Less than 0 where that is a past one, of a recording, and the mark came
+    /// later.
+    public var age: Double
 
-  /// `before-load 12 min 3 s ago`, each.
-  var phrases: [String] { marks.map { "\($0.name) \(Units.duration($0.age(on: clock))) ago" } }
+    package init(name: ForeignText, age: Double) { (self.name, self.age) = (name, age) }
+
+    /// `before-load 12 min 3 s ago`.
+    fileprivate var phrase: String { "\(name) \(Units.duration(age.magnitude)) \(age < 0 ? "later" : "ago")" }
+  }
+
+  public var marks: [Mark]
+
+  /// Those of a file, which may have other marks, and more of them, than a process can.
+  package init(_ marks: [Mark]) { self.marks = marks }
 
   /// Lines of 80 columns for a table; none if there are no marks.
   var lines: [String] {
     guard !marks.isEmpty else { return [] }
-    var lines = TextLayout.wrap(phrases, indent: "           ")
+    var lines = TextLayout.wrap(marks.map(\.phrase), indent: "           ")
     lines[0] = "  marks    " + lines[0].dropFirst(11)
     return lines
   }
@@ -44,14 +49,18 @@ public struct MarkList: Hashable, Sendable {
     writer.append("\"marks\":[")
     for (index, mark) in marks.enumerated() {
       if index > 0 { writer.append(",") }
-      mark.appendJSON(on: clock, to: &writer)
+      writer.append("{\"name\":", string: mark.name)
+      writer.append(text: mark.age < 0 ? ",\"age_seconds\":-" : ",\"age_seconds\":")
+      writer.append(decimal: mark.age.magnitude, places: 2)
+      writer.append("}")
     }
     writer.append("]")
   }
 
   /// A line a mark.
   public var text: String {
-    TextLayout.text(of: marks.isEmpty ? ["no marks"] : phrases.map { TextLayout.fit($0, columns: TextLayout.columns) })
+    TextLayout.text(
+      of: marks.isEmpty ? ["no marks"] : marks.map { TextLayout.fit($0.phrase, columns: TextLayout.columns) })
   }
 
   /// One JSON object, without a newline.
@@ -69,8 +78,10 @@ extension ProcessView {
   public func marks() -> MarkList { marks(on: shared.segment.clock()) }
 
   func marks(on clock: SegmentClock) -> MarkList {
-    MarkList(marks: SegmentMark.all(ofSegment: path, shared.segment.identity), clock: clock)
+    MarkList(markedMoments.map { MarkList.Mark(name: $0.name, age: $0.age(on: clock)) })
   }
+
+  private var markedMoments: [SegmentMark] { SegmentMark.all(ofSegment: path, shared.segment.identity) }
 
   /// Gives this moment a name, with the rights of the caller. Returns how many seconds ago a mark was that had the name
   /// already and is moved; nil if there was none. Throws `.usage` if a mark can't be called so.
@@ -106,7 +117,7 @@ extension ProcessView {
   /// The scope with times in place of marks.
   func placed(_ scope: HeapScope, on clock: SegmentClock) throws(Complaint) -> HeapScope {
     guard scope.namesMoments else { return scope }
-    let marks = marks(on: clock).marks
+    let marks = markedMoments
     var scope = scope
     scope.window = try scope.window.placed(among: marks, on: clock)
     scope.divisions = try scope.divisions.map { moment throws(Complaint) in try moment.placed(among: marks, on: clock) }

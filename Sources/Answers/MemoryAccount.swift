@@ -427,15 +427,20 @@ private struct MemorySurvey {
     var owners = self.owners
     self.owners = HeapOwners()
     defer { self.owners = owners }
-    /// The owner of blocks of the context that came by last: thousands in a row have the same.
-    var memo: (context: UInt32, kind: MemoryAccount.Arena.Kind, owner: Int, isLibc: Bool)?
+    /// The owner of blocks of the context that came by last. Contexts may take turns, block by block; their allocator
+    /// is nearly always the same.
+    var memo: (context: UInt32, allocator: Int?, kind: MemoryAccount.Arena.Kind, owner: Int, isLibc: Bool)?
     func whose(_ block: Allocation) -> (owner: Int, rounded: UInt64) {
       let (kind, start) = piece.arena(of: block)
       if memo?.context != block.context || memo?.kind != kind {
         let allocator = owners.allocator(ofContext: block.context, in: tables)
-        let isLibc = allocator.map { owners.isLibc($0) } ?? false
-        let number = isLibc ? owners.owner(allocator, kind, start: start) : owners.owner(allocator)
-        memo = (block.context, kind, pieceOwners.index(ofOwner: number), isLibc)
+        if let known = memo, known.allocator == allocator, known.kind == kind {
+          memo?.context = block.context
+        } else {
+          let isLibc = allocator.map { owners.isLibc($0) } ?? false
+          let number = isLibc ? owners.owner(allocator, kind, start: start) : owners.owner(allocator)
+          memo = (block.context, allocator, kind, pieceOwners.index(ofOwner: number), isLibc)
+        }
       }
       guard let memo else { return (0, 0) }
       return (memo.owner, memo.isLibc ? HeapPiece.libcRounding(of: block, kind) : 0)

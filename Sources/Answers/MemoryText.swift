@@ -13,7 +13,7 @@ extension MemoryAccount {
   private static let arenaLimit = 8
   private static let listedArenaLimit = 1000
 
-  /// A table of 80 columns; with the table of pinned pages, if that was asked for.
+  /// A table; with the table of pinned pages, if that was asked for.
   public var text: String {
     let title = IndexedProcess.title(processID, command)
     let total = total
@@ -21,10 +21,13 @@ extension MemoryAccount {
     if total.swapped > 0 { sums.append("\(Units.bytes(total.swapped)) swapped out") }
     var lines: [String] = TextLayout.wrap(sums, indent: "")
     // bounded: digits of numbers, and columns of a line
-    let width = max(8, Units.grouped(max(total.resident, heap.live)).count)
+    let width = max(8, Units.grouped(total.resident).count)
+    // Where the first column is wide, the third leaves its room to the words.
+    let swappedWidth = 2 + max(min(width, 22 - width), "SWAPPED".count, Units.grouped(total.swapped).count)
     func line(_ bytes: String, _ share: String, _ swapped: String, _ words: String) -> String {
       TextLayout.padded(bytes, left: width) + TextLayout.padded(share, left: 8)
-        + TextLayout.padded(swapped, left: width + 2) + "  " + TextLayout.fit(words, columns: 80 - 2 * width - 12)
+        + TextLayout.padded(swapped, left: swappedWidth) + "  "
+        + TextLayout.fit(words, columns: TextLayout.columns - width - swappedWidth - 10)
     }
     func line(_ bytes: UInt64, _ words: String, swapped: UInt64? = nil) -> String {
       line(

@@ -38,6 +38,8 @@ public struct StackSums: Sendable {
   let look: Look
   /// The known losses of the index.
   public var losses: Losses
+  /// The marks of the process, or of the recording.
+  package var marks: MarkList?
 
   /// The frames of a row from the allocation site to the outermost caller; the row's whole stack if `isWhole`.
   static func frames(of row: Row, isWhole: Bool = false) -> ArraySlice<Frame> {
@@ -140,6 +142,7 @@ extension ProcessView {
       processID: processID, command: shared.segment.command, modules: shared.segment.modules, clock: clock,
       window: scope.window, losses: losses, hasEnded: !isAlive)
     result.startTime = startTime
+    result.marks = marks(on: clock)
     try Budget.current?.check()
     try checkIntact()
     return result

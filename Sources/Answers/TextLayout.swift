@@ -1,13 +1,44 @@
 // SPDX-License-Identifier: Apache-2.0
-// How text is fitted to a terminal of 80 columns: the width of a string, cutting it in its middle, breaking lines; and
-// the one way by which lines become an answer.
+// How text is fitted to lines of 80 columns, or as many as were asked for: the width of a string, cutting it in its
+// middle, breaking lines; and the one way by which lines become an answer.
 
 import ByteText
 
 package enum TextLayout {
-  /// Columns of a line. Answers are made for a terminal of this width, whatever the width of the real terminal is, so
-  /// that every program prints the same answer.
-  package static let columns = 80
+  /// Columns of a line, unless somebody asks for others: whatever the width of the real terminal is, so that every
+  /// program prints the same answer.
+  package static let usualColumns = 80
+  /// Columns that may be asked for. Tables have numbers for which fewer are not enough.
+  private static let columnLimits = (least: 80, most: 1000)
+
+  @TaskLocal private static var askedColumns = usualColumns
+
+  /// Columns of a line of what is made on this thread.
+  package static var columns: Int { askedColumns }
+
+  /// The columns that a text asks for, such as the value of COLUMNS: the nearest number that is allowed; nil if the
+  /// text is no whole number above 0.
+  package static func columns(askedFor text: some StringProtocol) -> Int? {
+    let digits = text.utf8
+    guard !digits.isEmpty, digits.allSatisfy({ $0 &- UInt8(ascii: "0") < 10 }), digits.contains(where: { $0 != 0x30 })
+    else { return nil }
+    // More digits than a number can have are more columns than are allowed.
+    let asked = Int(text) ?? .max  // bounded: an optional, of a text
+    return max(columnLimits.least, min(asked, columnLimits.most))
+  }
+
+  /// Runs `body`, which makes lines of so many columns on this thread.
+  package static func withLines<Result, Failure>(
+    of columns: Int, _ body: () throws(Failure) -> Result
+  ) throws(Failure) -> Result {
+    try $askedColumns.withValue(columns) { () -> Swift.Result<Result, Failure> in
+      do throws(Failure) {
+        return .success(try body())
+      } catch {
+        return .failure(error)
+      }
+    }.get()
+  }
 
   /// Columns that a terminal gives to `text`: two for wide East Asian characters and emoji, none for marks upon other
   /// characters, one for all others.

@@ -37,8 +37,8 @@ public struct TopTable: Hashable, Sendable {
   var totalsProblem: String?
   /// Blocks that were ever allocated without a context, and so are in no total.
   var withoutContext: UInt64 = 0
-  /// Of a process: its marks.
-  var marks: MarkList?
+  /// Of a process, or of a recording of it: its marks.
+  package var marks: MarkList?
   /// Of a process: memory that it mapped itself, and that no block of the table lies in; nothing where mappings are
   /// among the rows, or not all blocks are.
   var mappedBeside = Total()

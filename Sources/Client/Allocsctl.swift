@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // allocsctl: starts programs under the agent, and asks what is at their addresses.
 
+import Answers
 import ArgumentParser
 import ByteText
 import Glibc
@@ -15,6 +16,9 @@ struct Allocsctl: ParsableCommand {
     discussion: """
       Programs that were started with `allocsctl run` keep an index of their live allocations, which can be asked at \
       any moment, without stopping them, and after they have ended.
+
+      Lines have 80 columns, in a pipe too, or as many as the variable COLUMNS says, from 80 to 1000. `top` on a \
+      terminal has the terminal's.
 
       Examples:
         allocsctl run -- redis-server
@@ -55,7 +59,8 @@ struct Allocsctl: ParsableCommand {
         run.command = words
         command = run
       }
-      try command.run()
+      let columns = getenv("COLUMNS").flatMap { TextLayout.columns(askedFor: String(cString: $0)) }
+      try TextLayout.withLines(of: columns ?? TextLayout.usualColumns) { try command.run() }
     } catch {
       end(with: error)
     }

@@ -64,6 +64,7 @@ extension Perspective {
   init(_ wrappers: WrapperOptions, _ level: LevelOptions? = nil) throws(Complaint) {
     let patterns = try wrappers.patterns()
     let configured = try Configuration.ofReader()
-    self.init(wrappers: configured.wrappers + patterns, level: level?.level ?? configured.level)
+    let wrappers = configured.wrappers + patterns  // bounded: lists of texts
+    self.init(wrappers: wrappers, level: level?.level ?? configured.level)
   }
 }

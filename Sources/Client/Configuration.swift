@@ -34,8 +34,9 @@ struct Configuration {
       guard case .file(let path, _) = origin else { return "" }
       let part = parts.first { offset < $0.end } ?? parts.last
       let start = parts.last { $0.end <= offset }?.end ?? 0
-      let breaks = text.utf8.dropFirst(start).prefix(max(0, offset - start)).count { $0 == UInt8(ascii: "\n") }
-      return "\(path):\((part?.line ?? 1) + breaks)"
+      // bounded: the start is 0, or an end of a part
+      let breaks = text.utf8.dropFirst(start).prefix(max(0, offset &- start)).count { $0 == UInt8(ascii: "\n") }
+      return "\(path):\((part?.line ?? 1) &+ breaks)"
     }
   }
 
@@ -81,7 +82,7 @@ struct Configuration {
     }
     for entry in entries {
       guard let kind = SettingKind.configured.first(where: { $0.key == entry.key }) else {
-        let meant = SettingKind.meant(by: ALLOCS_SETTING_PREFIX + entry.key)
+        let meant = SettingKind.meant(by: "\(ALLOCS_SETTING_PREFIX)\(entry.key)")
         let question = meant.flatMap { $0.scope == ALLOCS_SCOPE_CONFIGURED ? "did you mean \($0.key)? " : nil } ?? ""
         throw Complaint(
           .usage, what: "\(path):\(entry.line): there is no key \"\(entry.key)\"",
@@ -113,7 +114,7 @@ struct Configuration {
           throw Complaint(
             .usage, what: "\(path):\(item.line): a pattern has a ;", advice: "give each pattern a string of its own")
         }
-        setting.text += item.text + separator
+        setting.text += "\(item.text)\(separator)"
         setting.parts.append((setting.text.utf8.count, item.line))
       }
       return setting
@@ -134,7 +135,7 @@ struct Configuration {
   private static func bytes(of path: String) throws(Complaint) -> [UInt8] {
     let limit = 1 << 20
     do throws(RegularFile.Refusal) {
-      return try RegularFile(path: ForeignText(path), sizeLimit: UInt64(limit)).bytes(at: 0, count: limit)
+      return try RegularFile(path: ForeignText(path), sizeLimit: UInt64(clamping: limit)).bytes(at: 0, count: limit)
     } catch {
       var why = "it is no file of at most 1 MiB"
       if case .system(let code) = error { why = systemWords(code) }

@@ -23,7 +23,8 @@ extension Budget {
 
   private static func watched(seconds: Double, bytes: Int) -> Budget {
     _ = watch
-    return Budget(seconds: seconds, bytes: bytes, question: "\(Int(seconds)) s")
+    let whole = Int(seconds)  // bounded: the numbers that stand above
+    return Budget(seconds: seconds, bytes: bytes, question: "\(whole) s")
   }
 
   /// Without the thread, ^C still ends the command.

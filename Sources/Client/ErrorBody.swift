@@ -37,7 +37,7 @@ enum ErrorBody {
       var value: UInt32 = 0
       for _ in 0..<4 {
         guard let digit = characters.next().flatMap({ Character($0).hexDigitValue }) else { return nil }
-        value = value << 4 | UInt32(digit)
+        value = value << 4 | UInt32(truncatingIfNeeded: digit)
       }
       return Unicode.Scalar(value)
     case let other: return other

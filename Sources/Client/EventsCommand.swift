@@ -66,6 +66,7 @@ struct Events: ParsableCommand {
 
   /// The conditions by their names.
   private var conditions: [(name: String, value: String)] {
+    // bounded: lists of texts
     [("size", size), ("range", range)].compactMap { name, value in value.map { (name, $0) } }
       + kind.map { ("kind", $0) } + function.map { ("function", $0) } + site.map { ("site", $0) }
       + thread.map { ("thread", $0) }

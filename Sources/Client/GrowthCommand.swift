@@ -95,6 +95,7 @@ struct Growth: ParsableCommand {
     guard let step = Units.seconds(inTime: every), step >= 0.1 else {
       throw ValidationError("--every is a time of 100ms or more, not '\(every)'.")
     }
+    // bounded: seconds in floating point; the number of looks is 96 at most
     guard whole / step < Double(Self.mostLooks) else {
       throw ValidationError("--for \(length) has more than \(Self.mostLooks) looks with --every \(every).")
     }
@@ -112,6 +113,7 @@ struct Growth: ParsableCommand {
     interruption.onInterruption(interrupted.set)
     let source = try options.source()
     // The first look is taken at once, and the last one half a step after the end at most.
+    // bounded: by the greatest number of looks
     let asked = Int(min(Double(Self.mostLooks), 1 + (whole / step + 0.5).rounded(.down)))
     var isWarned = false
     /// Says once, and as soon as it is known, that no verdict will come of this.
@@ -145,6 +147,7 @@ struct Growth: ParsableCommand {
       }
       moments.append(now)
       series.add(look)
+      // bounded: seconds in floating point; 100 looks more than there are at most
       let taken = seconds(of: CLOCK_MONOTONIC) - start
       hasEnded = look.hasEnded
       warn(asked, "")
@@ -188,6 +191,7 @@ struct Growth: ParsableCommand {
     _ source: any AnswerSource, _ scope: ScopeRequest, _ series: GrowthSeries, _ moments: [Double]
   ) throws(Complaint) -> GrowthReport {
     let now = seconds(of: CLOCK_REALTIME)
+    // bounded: seconds in floating point, and some moments
     let watched = moments.first.map { now - $0 } ?? 0
     // Since the oldest block, or since the index began: nothing lives of the time before. A server may say anything: a
     // moment that a question has lies less than 10^10 seconds back.

@@ -27,8 +27,10 @@ enum HeapSource: Equatable {
   /// A file whose name has an @ in it is meant if it is there; a file whose name is a number, by its directory: ./4242.
   init(_ text: String) throws(Complaint) {
     let parts = text.split(separator: "@", maxSplits: 1, omittingEmptySubsequences: false)
-    if let first = parts.first, let id = parseProcessID(first), parts.count == 1 || UInt64(parts[1]) != nil {
-      self = .process(id: id, startTime: parts.count > 1 ? UInt64(parts[1]) : nil)
+    // bounded: an optional of a text
+    let startTime = parts.count > 1 ? UInt64(parts[1]) : nil
+    if let first = parts.first, let id = parseProcessID(first), parts.count == 1 || startTime != nil {
+      self = .process(id: id, startTime: startTime)
       return
     }
     var status = stat()
@@ -108,7 +110,9 @@ enum HeapSource: Equatable {
 extension HeapSource {
   /// The table of a file's moment.
   func table(_ request: TopRequest) throws(Complaint) -> TopTable {
-    guard case .file(let path, let moment) = self else { preconditionFailure("a process has a source of answers") }
+    guard case .file(let path, let moment) = self else {
+      preconditionFailure("a process has a source of answers")  // bounded: the callers ask that of processes
+    }
     try request.scope.refuseFile(path)
     guard request.grouping == .site else {
       throw Complaint(
@@ -169,7 +173,8 @@ extension Recording {
     case .peak: return summary().peakStamp
     case .seconds(let seconds):
       // No more than 10^10 seconds.
-      let (stamp, isPast) = startStamp.addingReportingOverflow(UInt64(min(seconds, 1e10) * 1e9))
+      let distance = UInt64(min(seconds, 1e10) * 1e9)  // bounded: 2^64 is more
+      let (stamp, isPast) = startStamp.addingReportingOverflow(distance)
       return isPast ? endStamp : min(stamp, endStamp)
     }
   }

@@ -23,6 +23,7 @@ final class Interruption: Sendable {
     let code = pthread_create(
       &thread, nil,
       { context in
+        // bounded: it is what stands below
         Unmanaged<Interruption>.fromOpaque(context!).takeRetainedValue().waitForSignals()
         return nil
       }, context.toOpaque())
@@ -55,7 +56,7 @@ final class Interruption: Sendable {
     }
     handler?()
     guard sigwait(&signals, &number) == 0 else { return }
-    exit(128 + number)
+    exit(128 &+ number)
   }
 }
 
@@ -100,6 +101,6 @@ final class Signal: Sendable {
   /// Waits until the flag was set, for so many seconds at most. Returns whether it was.
   func wait(seconds: Double) -> Bool {
     var request = pollfd(fd: descriptors.read, events: Int16(POLLIN), revents: 0)
-    return poll(&request, 1, Int32(max(0, min(seconds, 86_400)) * 1000)) > 0
+    return poll(&request, 1, Int32(max(0, min(seconds, 86_400)) * 1000)) > 0  // bounded: a day has 86,400,000
   }
 }

@@ -258,6 +258,7 @@ struct Image {
       // These options start nothing: --help, --list, --verify and the like.
       guard withValue.contains(words[index]) || words[index] == "--inhibit-cache" else { return }
       let count = withValue.contains(words[index]) ? 2 : 1
+      // bounded: the index is below the number of words
       options += words[index..<min(words.count, index + count)]
       index += count
     }

@@ -85,6 +85,7 @@ struct ELFProgram {
   /// Whether the text is somewhere in the first megabytes of the file.
   private static func contains(_ text: String, _ file: ELFBytes) -> Bool {
     let (wanted, piece, limit) = (Array(text.utf8), 1 << 16, 4 << 20)
+    // bounded: constants, and the length of a text
     for offset in stride(from: 0, to: limit, by: piece) {
       let bytes = file.bytes(at: UInt64(offset), count: piece + wanted.count)
       if bytes.isEmpty { return false }

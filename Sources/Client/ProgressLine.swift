@@ -63,6 +63,7 @@ final class ProgressLine: Sendable {
     }
     repeat {
       let part = part()
+      // bounded: a part is from 0 to 1; seconds in floating point; texts that are put together
       let share = part > 0 ? "\(Int(part * 100)) %, " : ""
       let end = ": \(share)\(Units.duration(seconds(of: CLOCK_MONOTONIC) - began))"
       let line = TextLayout.fit(TextLayout.printable(words), columns: TextLayout.columns - 1 - end.count) + end

@@ -61,7 +61,7 @@ enum RecordedRun {
         break
       }
       program = "the program that it became"
-      number += 1
+      number &+= 1
     }
     return end(of: child, status)
   }
@@ -127,6 +127,6 @@ enum RecordedRun {
       while waitpid(child, &status, 0) < 0 { guard errno == EINTR else { return ExitStatus.notAnswered } }
     }
     let number = status & 0x7F
-    return number == 0 ? status >> 8 & 0xFF : 128 + number
+    return number == 0 ? status >> 8 & 0xFF : 128 &+ number
   }
 }

@@ -21,7 +21,7 @@ func openSegment(_ pid: Int32) throws(Complaint) -> SharedSegment {
       return try SharedSegment(path: file.path)
     } catch {
       guard error.kind == .halfWritten, patience > 0 else { throw error }
-      patience -= 1
+      patience &-= 1
       usleep(10_000)
     }
   }
@@ -88,6 +88,7 @@ struct Record: ParsableCommand {
     options.isLossless = policy != .overwrite
     options.isCompressed = zstd
     let recorder = try Recorder(shared, to: output, options: options)
+    // bounded: seconds in floating point
     let deadline = duration.flatMap { Units.seconds(inTime: $0) }.map { seconds(of: CLOCK_MONOTONIC) + $0 }
     let result = try recorder.run {
       if stop.isSet { return .stopped }
@@ -101,7 +102,7 @@ extension Recorder.Result {
   /// "1,234 events, none lost, 567 bytes"
   var text: String {
     let lost = lost == 0 ? "none lost" : "\(Units.grouped(lost)) lost"
-    let damage = damagedRings == 0 ? "" : ", \(Units.count(UInt64(damagedRings), "ring")) damaged"
+    let damage = damagedRings == 0 ? "" : ", \(Units.count(UInt64(clamping: damagedRings), "ring")) damaged"
     let end =
       switch end {
       case .replaced: "; then the process became another program (exec)"
@@ -220,7 +221,7 @@ struct ReplayCommand: ParsableCommand {
       if json { return report.jsonLines(of: history, limit: 2) }
       let block = replay?.block(containing: address)
       let words = block.map { "\(hex($0.base)), \($0.size) bytes, lived then\n" } ?? "nothing lived there then\n"
-      return words + report.text(of: history, limit: 2)
+      return "\(words)\(report.text(of: history, limit: 2))"
     }
     var scope = scope
     scope.window = try recorded.placed(scope.window, at: stamp)
@@ -247,7 +248,7 @@ enum AnyFormat: ExpressibleByArgument, Equatable {
   }
 
   static var allValueStrings: [String] {
-    ExportFormat.allCases.map(\.rawValue) + ProfileFormat.allCases.map(\.rawValue)
+    ExportFormat.allCases.map(\.rawValue) + ProfileFormat.allCases.map(\.rawValue)  // bounded: lists of texts
   }
 }
 
@@ -342,7 +343,7 @@ struct Export: ParsableCommand {
       throw Complaint(
         .usage, what: "a group, or a wrapper, is asked of an export as \(ExportFormat.list)",
         advice: "these tell each block with its whole stack; the others take groups and wrappers: "
-          + ProfileFormat.allCases.map(\.rawValue).joined(separator: ", "))
+          + ProfileFormat.allCases.map(\.rawValue).joined(separator: ", "))  // bounded: texts that are put together
     }
     switch source {
     case .process(let id, let startTime):

@@ -66,7 +66,8 @@ struct Run: ParsableCommand {
   private static var settings: String {
     SettingKind.all.filter { $0.scope != ALLOCS_SCOPE_INTERNAL }.map { setting in
       let key = setting.scope == ALLOCS_SCOPE_CONFIGURED ? setting.key : "-"
-      return "  " + TextLayout.padded(setting.variable, right: 19) + TextLayout.padded(key, right: 12) + setting.meaning
+      let columns = TextLayout.padded(setting.variable, right: 19) + TextLayout.padded(key, right: 12)
+      return "  \(columns)\(setting.meaning)"
     }.joined(separator: "\n")
   }
 
@@ -121,8 +122,8 @@ struct Run: ParsableCommand {
     guard arguments.first == "run" else { return nil }
     var index = 1
     while index < arguments.count, arguments[index].utf8.first == UInt8(ascii: "-") {
-      if arguments[index] == "--" { return index + 1 }
-      index += takesValue(arguments[index]) ? 2 : 1
+      if arguments[index] == "--" { return index &+ 1 }
+      index &+= takesValue(arguments[index]) ? 2 : 1
     }
     return index < arguments.count ? index : nil
   }

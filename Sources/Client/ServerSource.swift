@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Answers from a server, over HTTP on its socket (docs/http.md).
+//
+// bounded: texts, and lists of texts, that are put together; room for addresses that are in memory
 
 import Answers
 import ByteText
@@ -60,14 +62,14 @@ final class ServerSource: AnswerSource {
     return try send(
       .GET,
       "/v1/processes/\(pid)/blocks?limit=\(request.limit)&sort=\(request.sort)" + Self.parameters(parameters)
-        + Self.parameters(request.scope), json ? "application/x-ndjson" : "text/plain", [])
+        + Self.parameters(request.scope), json ? "application/x-ndjson" : Self.text, [])
   }
 
   func answers(
     of pid: Int32, to addresses: [UInt64], form: AnswerList.Form, stacks: Bool, _ perspective: Perspective
   ) throws(Complaint) -> [UInt8] {
     let resource = "/v1/processes/\(pid)/query?stacks=\(stacks)\(Self.parameters(perspective))"
-    let accept = form == .text ? "text/plain" : "application/x-ndjson"
+    let accept = form == .text ? Self.text : "application/x-ndjson"
     // The server answers a few addresses on the thread that receives them; it hands a list to another thread.
     if !addresses.isEmpty, addresses.count <= RequestLimits.quickAddresses {
       let list = addresses.map { ("address", hex($0)) }
@@ -90,7 +92,7 @@ final class ServerSource: AnswerSource {
     interruption.onInterruption { connection.close() }
     let response = try connection.receive(
       "/v1/processes/\(pid)/events?\(query.dropFirst())",
-      accept: request.json ? "application/x-ndjson" : "text/plain")
+      accept: request.json ? "application/x-ndjson" : Self.text)
     if response.status != 200 { throw complaint(in: response) }
   }
 
@@ -121,8 +123,14 @@ final class ServerSource: AnswerSource {
 
   private static let words = "waiting for the server"
 
+  /// The media type of text; an earlier server passes over the columns.
+  private static var text: String {
+    let columns = TextLayout.columns
+    return columns == TextLayout.usualColumns ? "text/plain" : "text/plain;columns=\(columns)"
+  }
+
   private func get(_ uri: String, json: Bool) throws(Complaint) -> [UInt8] {
-    try send(.GET, uri, json ? "application/json" : "text/plain", [])
+    try send(.GET, uri, json ? "application/json" : Self.text, [])
   }
 
   private func send(

@@ -59,7 +59,8 @@ struct SettingKind {
     }
     switch kind {
     case ALLOCS_KIND_FLAG, ALLOCS_KIND_NUMBER, ALLOCS_KIND_SIZE: return .value("\(value)")
-    case ALLOCS_KIND_WORD: return .value(String(words[Int(value)]))
+    // The number of a word of the list, as the agent's own reader tells it.
+    case ALLOCS_KIND_WORD: return .value(String(words[Int(truncatingIfNeeded: value)]))
     default: return .value(text)
     }
   }
@@ -131,6 +132,7 @@ struct SettingKind {
     var before: [Int] = []
     var last = Array(0...other.count)
     for (row, letter) in one.enumerated() {
+      // bounded: places in two words, and no more steps than both have letters
       var line = [row + 1]
       for (column, otherLetter) in other.enumerated() {
         var steps = min(last[column] + (letter == otherLetter ? 0 : 1), last[column + 1] + 1, line[column] + 1)

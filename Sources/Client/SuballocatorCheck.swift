@@ -33,6 +33,7 @@ extension Configuration {
       }
     }
     if let setting = settings["level"] {
+      // bounded: both in a text
       let wrong = setting.text.withCString { text in allocs_level_error(text).map { $0 - text } }
       if let wrong {
         throw Complaint(
@@ -49,11 +50,12 @@ extension Configuration {
   }
 
   private static func word(_ text: String, at offset: Int) -> String {
-    String(decoding: text.utf8.dropFirst(offset).prefix { !",;\n".utf8.contains($0) }.prefix(60), as: UTF8.self)
+    String(decoding: text.utf8.dropFirst(max(0, offset)).prefix { !",;\n".utf8.contains($0) }.prefix(60), as: UTF8.self)
   }
 
   private static func word(before offset: Int, of text: String) -> String {
-    let word = Array(text.utf8.prefix(offset)).reversed().prefix { !",; \n".utf8.contains($0) }.prefix(60).reversed()
+    let word = Array(text.utf8.prefix(max(0, offset))).reversed().prefix { !",; \n".utf8.contains($0) }.prefix(60)
+      .reversed()
     return String(decoding: word, as: UTF8.self)
   }
 
@@ -125,17 +127,18 @@ extension Configuration {
     var declared: [Declared] = []
     var wrong: (offset: Int, why: String)?
     setting.text.withCString { text in
-      var reader = allocs_declaration_reader_of(text, UInt32(setting.text.utf8.count))
+      var reader = allocs_declaration_reader_of(text, UInt32(clamping: setting.text.utf8.count))
       var declaration = allocs_declaration()
       while allocs_read_declaration(&reader, &declaration) {
         let module = declaration.module.string
         declared.append(
           Declared(
             name: declaration.function.string, module: module.isEmpty ? nil : module,
-            place: setting.place(at: (declaration.function.start ?? text) - text)))
+            place: setting.place(at: (declaration.function.start ?? text) - text)))  // bounded: both in a text
       }
       if reader.error != ALLOCS_DECLARATION_OK {
-        wrong = ((reader.error_at ?? text) - text, String(cString: allocs_declaration_error_text(reader.error)))
+        let place = (reader.error_at ?? text) - text  // bounded: both in a text
+        wrong = (place, String(cString: allocs_declaration_error_text(reader.error)))
       }
     }
     if let wrong {
@@ -171,7 +174,7 @@ extension allocs_text_part {
   fileprivate var string: String {
     guard let start else { return "" }
     return String(
-      decoding: UnsafeRawBufferPointer(start: UnsafeRawPointer(start), count: Int(size)), as: UTF8.self)
+      decoding: UnsafeRawBufferPointer(start: UnsafeRawPointer(start), count: Int(clamping: size)), as: UTF8.self)
   }
 }
 
@@ -193,7 +196,8 @@ extension Program {
     posix_spawn_file_actions_adddup2(&actions, ends[1], STDOUT_FILENO)
     posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, "/dev/null", O_WRONLY, 0)
     let absolute = image.utf8.contains(UInt8(ascii: "/")) ? image : "./\(image)"
-    let arguments = ArgumentVector([interpreter] + (found.loader?.options ?? []) + ["--list", absolute])
+    let options = found.loader?.options ?? []
+    let arguments = ArgumentVector([interpreter] + options + ["--list", absolute])  // bounded: lists of texts
     var child: pid_t = 0
     let status = posix_spawn(&child, interpreter.originalPath, &actions, nil, arguments.pointers, environ)
     close(ends[1])

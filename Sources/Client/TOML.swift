@@ -8,6 +8,8 @@
 // Tables, dotted keys, dates and floating-point numbers are errors that say so. TOMLKit does not serve here: it knows
 // the line of text that is not TOML, but an unknown key, or a wrong letter in a string, must be named with its line,
 // too.
+//
+// bounded: places in a text that is in memory, from the left to the right, and numbers of its lines
 
 enum TOML {
   struct Text {

@@ -114,20 +114,20 @@ final class Terminal {
     let code = pthread_create(
       &thread, nil,
       { context in
-        let pipe = Int32(truncatingIfNeeded: Int(bitPattern: context) - 1)
+        let pipe = Int32(truncatingIfNeeded: Int(bitPattern: context) &- 1)
         var set = Terminal.signalSet
         var hasEnded = false
         while true {
           var number: Int32 = 0
           guard sigwait(&set, &number) == 0 else { continue }
           if number != SIGWINCH {
-            if hasEnded { exit(128 + number) }
+            if hasEnded { exit(128 &+ number) }
             hasEnded = true
           }
           var byte = UInt8(truncatingIfNeeded: number)
           _ = Glibc.write(pipe, &byte, 1)
         }
-      }, UnsafeMutableRawPointer(bitPattern: Int(pipe) + 1))
+      }, UnsafeMutableRawPointer(bitPattern: Int(truncatingIfNeeded: pipe) &+ 1))
     guard code == 0 else {
       errno = code
       throw failure("begin a thread")
@@ -152,12 +152,13 @@ final class Terminal {
       pollfd(fd: STDIN_FILENO, events: Int16(POLLIN), revents: 0),
       pollfd(fd: pipe.read, events: Int16(POLLIN), revents: 0),
     ]
-    let milliseconds = Int32(max(0, min(seconds, 3600)) * 1000 + 0.999)
+    let milliseconds = Int32(max(0, min(seconds, 3600)) * 1000 + 0.999)  // bounded: an hour has 3,600,000
     guard poll(&requests, 2, milliseconds) > 0 else { return .late }
     if requests[1].revents != 0 {
       var byte: UInt8 = 0
       guard read(pipe.read, &byte, 1) == 1 else { return .woken }
-      return byte == 0 ? .woken : Int32(byte) == SIGWINCH ? .resized : .ended(Int32(byte))
+      let number = Int32(truncatingIfNeeded: byte)
+      return number == 0 ? .woken : number == SIGWINCH ? .resized : .ended(number)
     }
     var bytes = [UInt8](repeating: 0, count: 4096)
     let count = read(STDIN_FILENO, &bytes, bytes.count)
@@ -171,7 +172,7 @@ final class Terminal {
   var size: (columns: Int, rows: Int) {
     var size = winsize()
     guard ioctl(STDOUT_FILENO, UInt(TIOCGWINSZ), &size) == 0 else { return (0, 0) }
-    return (Int(size.ws_col), Int(size.ws_row))
+    return (Int(size.ws_col), Int(size.ws_row))  // bounded: two numbers of 16 bits
   }
 
   /// Draws the lines that are not there already; all of them if `anew`.
@@ -179,7 +180,7 @@ final class Terminal {
     var text = anew ? "\u{1B}[2J" : ""
     for (index, line) in lines.enumerated() where anew || index >= drawn.count || drawn[index] != line {
       // What was there is erased first: behind a line as wide as the terminal, the cursor stands on its last character.
-      text += "\u{1B}[\(index + 1);1H\u{1B}[K\(style(line.style))\(line.text)\u{1B}[0m"
+      text += "\u{1B}[\(index &+ 1);1H\u{1B}[K\(style(line.style))\(line.text)\u{1B}[0m"
     }
     drawn = lines
     if !text.isEmpty { Self.write(text) }

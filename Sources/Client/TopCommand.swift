@@ -271,9 +271,11 @@ struct Top: ParsableCommand {
         .obstacle, what: "can't watch process \(pid): it has ended",
         advice: "`allocsctl top \(pid) --once` shows what lived at its end")
     }
+    // bounded: seconds in floating point
     let end = first.time + length
     var isInterrupted = false
     while !isInterrupted, seconds(of: CLOCK_MONOTONIC) < end {
+      // bounded: seconds in floating point
       progress.show(seconds(of: CLOCK_MONOTONIC) - first.time)
       isInterrupted = interrupted.wait(seconds: min(1, max(0, end - seconds(of: CLOCK_MONOTONIC))))
     }

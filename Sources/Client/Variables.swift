@@ -15,7 +15,7 @@ enum Variables {
     let prefix = "\(name)=".originalBytes
     var found: String?
     forEach { entry in
-      if starts(entry, with: prefix) { found = String(reversibly: entry + prefix.count) }
+      if starts(entry, with: prefix) { found = String(reversibly: entry + prefix.count) }  // bounded: in the entry
     }
     return found
   }
@@ -27,7 +27,7 @@ enum Variables {
   static func set(_ name: String, to value: String) {
     let prefix = "\(name)=".originalBytes
     var count = 0
-    forEach { entry in if starts(entry, with: prefix) { count += 1 } }
+    forEach { entry in if starts(entry, with: prefix) { count &+= 1 } }
     if count > 1 { unsetenv(name.originalPath) }
     setenv(name.originalPath, value.originalPath, 1)
   }
@@ -49,7 +49,7 @@ enum Variables {
     var next = environ
     while let entry = next.pointee {
       body(entry)
-      next += 1
+      next += 1  // bounded: up to the null pointer at the end
     }
   }
 
@@ -66,6 +66,7 @@ struct ArgumentVector: ~Copyable {
   private let count: Int
 
   init(_ arguments: [String]) {
+    // bounded: pointers to as many texts, and one more
     count = arguments.count
     pointers = .allocate(capacity: count + 1)
     for (index, argument) in arguments.enumerated() { (pointers + index).initialize(to: strdup(argument.originalPath)) }
@@ -73,7 +74,7 @@ struct ArgumentVector: ~Copyable {
   }
 
   deinit {
-    for index in 0..<count { free(pointers[index]) }
+    for index in 0..<count { free(pointers[index]) }  // bounded: a count of texts
     pointers.deallocate()
   }
 }

@@ -94,17 +94,17 @@ final class Watch {
       case .late: break
       case .resized: isAnew = true
       case .gone: throw ExitCode(128 + SIGHUP)
-      case .ended(let number): throw ExitCode(128 + number)
+      case .ended(let number): throw ExitCode(128 &+ number)
       case .woken:
         while let answer = asker.take() {
-          waiting -= 1
+          waiting &-= 1
           switch answer.question.kind {
           case .look:
             guard answer.question.era == era else { continue }
             if isFirst { try checkFirst(answer) }
             isFirst = false
             take(answer)
-            nextLook = answer.time + answer.cost + state.interval
+            nextLook = answer.time + answer.cost + state.interval  // bounded: seconds in floating point
             if state.look?.hasEnded == true, state.ending == nil {
               state.ending = "it runs no more"
               ask(.ending)
@@ -119,7 +119,7 @@ final class Watch {
           case nil: break
           case .quit: return
           case .look:
-            era += 1
+            era &+= 1
             nextLook = 0
           case .callers(let key): ask(.page(.callers, key: key))
           case .calls(let key): ask(.page(.calls, key: key))
@@ -204,7 +204,7 @@ final class Watch {
       let code = pthread_create(
         &thread, nil,
         { context in
-          Unmanaged<Context>.fromOpaque(context!).takeRetainedValue().run()
+          Unmanaged<Context>.fromOpaque(context!).takeRetainedValue().run()  // bounded: it is what stands below
           return nil
         }, context.toOpaque())
       guard code == 0 else {
@@ -250,8 +250,8 @@ final class Watch {
             } catch {
               result = .failure(error)
             }
-            let answer = Answer(
-              question: question, result: result, time: start, cost: seconds(of: CLOCK_MONOTONIC) - start)
+            let cost = seconds(of: CLOCK_MONOTONIC) - start  // bounded: in floating point
+            let answer = Answer(question: question, result: result, time: start, cost: cost)
             asker.state.withLock { $0.answers.append(answer) }
             wake()
           }

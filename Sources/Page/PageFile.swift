@@ -39,6 +39,7 @@ public struct PageFile: Sendable {
     PageFile(path: "/page/flame.js", mediaType: script, bytes: PackageResources.flame_js),
     PageFile(path: "/page/map.js", mediaType: script, bytes: PackageResources.map_js),
     PageFile(path: "/page/change.js", mediaType: script, bytes: PackageResources.change_js),
+    PageFile(path: "/page/memory.js", mediaType: script, bytes: PackageResources.memory_js),
     PageFile(path: "/page/process.js", mediaType: script, bytes: PackageResources.process_js),
     PageFile(path: "/openapi.json", mediaType: "application/json", bytes: PackageResources.openapi_json),
   ]

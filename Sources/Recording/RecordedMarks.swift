@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Moments that a window of time may name of a recording: those of its own time, its peak, and the
-// marks that the process had when the recording was finished or the snapshot made
-// (SegmentMarks.swift).
+// The marks that a process had when its recording was finished or its snapshot made
+// (SegmentMarks.swift); and the moments that a window of time may name of a recording: these, those
+// of its own time, and its peak.
 
 import Answers
 import ByteText
@@ -33,6 +33,18 @@ extension RecordingWriter {
 extension Recording {
   /// Times in seconds since 1970 below this are before any recording: somebody means another time.
   private static let firstTime = 1e9
+
+  /// The marks as of a moment, the earliest first. Stamps that no process has had may be of any
+  /// time.
+  func markList(at stamp: UInt64) -> MarkList {
+    MarkList(
+      marks.sorted { ($0.stamp, $0.name) < ($1.stamp, $1.name) }.map { mark in
+        let (time, isPast) = (mark.stamp, mark.stamp <= stamp)
+        // bounded: floating point, and a lesser number from a greater
+        let distance = Double(isPast ? stamp - time : time - stamp) / 1e9
+        return MarkList.Mark(name: mark.name, age: isPast ? distance : -distance)
+      })
+  }
 
   /// The window with times in place of moments of this recording and of marks. `stamp`: the moment
   /// that ages count from. Throws `.usage` for a moment that the recording does not have.

@@ -25,6 +25,7 @@ extension Recording {
       table: SiteTable(
         of: sums, freed: freed ?? [], in: self, wrappers: scope.wrappers, sort: sort, limit: limit),
       losses: knownLosses, clock: clock, scope, sort: sort, moment: wallTime(of: stamp))
+    table.marks = markList(at: stamp)
     if let totals, freed != nil {
       table.setTotals(seconds: Double(totals.nanoseconds) / 1e9, withoutContext: totals.withoutContext)
     } else if scope.wantsTotals {
@@ -54,6 +55,7 @@ extension Recording {
       command: process.command, modules: modules, clock: clock, window: scope.window, losses: knownLosses,
       moment: wallTime(of: stamp))
     result.startTime = process.startTime
+    result.marks = markList(at: stamp)
     return result
   }
 

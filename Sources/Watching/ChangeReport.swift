@@ -32,7 +32,7 @@ package struct ChangeReport {
 
     var change: Double? {
       guard let first, let last else { return nil }
-      return last.bytes - first.bytes
+      return last.bytes - first.bytes  // bounded: floating point, which never traps
     }
   }
 
@@ -47,7 +47,7 @@ package struct ChangeReport {
   private let order: Order
 
   /// Seconds between the looks.
-  private var watched: Double { max(0, last.time - first.time) }
+  private var watched: Double { max(0, last.time - first.time) }  // bounded: in floating point
 
   package init(from first: WatchLook, to last: WatchLook, by grouping: HeapGrouping, _ order: Order, limit: Int) {
     (self.first, self.last, self.grouping, self.order) = (first, last, grouping, order)
@@ -57,14 +57,15 @@ package struct ChangeReport {
     let gone = first.rows.filter { !after.contains($0.key) }
     var rows = last.rows.map { row in
       Self.row(
-        before[row.key], row, isWhole: (isWhole(first), true), listsFreed: order != .listed, first.time, last.time)
+        row, before[row.key], row, isWhole: (isWhole(first), true), listsFreed: order != .listed, first.time, last.time)
     }
-    rows += gone.map {
-      Self.row($0, nil, isWhole: (true, isWhole(last)), listsFreed: order != .listed, first.time, last.time)
-    }
+    rows.append(
+      contentsOf: gone.map {
+        Self.row($0, $0, nil, isWhole: (true, isWhole(last)), listsFreed: order != .listed, first.time, last.time)
+      })
     rowCount = rows.count
     let listed = UInt64(rows.count)
-    uncomparedCount = Int(clamping: max(listed, ShortNumbers.whole(max(first.rowCount, last.rowCount))) - listed)
+    uncomparedCount = Int(clamping: max(listed, ShortNumbers.whole(max(first.rowCount, last.rowCount))) &- listed)
     let rank: (Row) -> Double =
       switch order {
       case .growth: { $0.change ?? -.infinity }
@@ -79,20 +80,19 @@ package struct ChangeReport {
   }
 
   private static func row(
-    _ first: WatchLook.Row?, _ last: WatchLook.Row?, isWhole: (first: Bool, last: Bool), listsFreed: Bool,
-    _ began: Double,
-    _ ended: Double
+    _ known: WatchLook.Row, _ first: WatchLook.Row?, _ last: WatchLook.Row?, isWhole: (first: Bool, last: Bool),
+    listsFreed: Bool, _ began: Double, _ ended: Double
   ) -> Row {
     func live(_ row: WatchLook.Row?, _ isWhole: Bool) -> (bytes: Double, blocks: Double)? {
       row.map { ($0.bytes, $0.blocks) } ?? (isWhole ? (0, 0) : nil)
     }
-    guard let known = last ?? first else { preconditionFailure("a row of neither look") }
     var row = Row(row: known, first: live(first, isWhole.first), last: live(last, isWhole.last))
     guard let now = last?.allocated else { return row }
     // A row that the first look does not list was new after it if that look lists all, also those of which nothing
     // lives.
     let isNew = first == nil && isWhole.first && listsFreed
     guard let then = first?.allocated ?? (isNew ? (0, 0) : nil) else { return row }
+    // bounded: floating point, which never traps
     let allocated = (bytes: max(0, now.bytes - then.bytes), blocks: max(0, now.blocks - then.blocks))
     row.allocated = allocated
     let (liveThen, liveNow) = (first?.blocks ?? 0, last?.blocks ?? 0)
@@ -107,7 +107,7 @@ package struct ChangeReport {
   /// What was allocated between the looks in all; nil if it is not known.
   private var allocated: (bytes: Double, blocks: Double)? {
     guard let now = last.allocated, let then = first.allocated else { return nil }
-    return (max(0, now.bytes - then.bytes), max(0, now.blocks - then.blocks))
+    return (max(0, now.bytes - then.bytes), max(0, now.blocks - then.blocks))  // bounded: in floating point
   }
 
   private func perSecond(_ value: Double) -> Double { watched > 0 ? value / watched : 0 }
@@ -139,23 +139,24 @@ package struct ChangeReport {
       ]
     }
     let widths = cells[0].indices.map { column in
-      (cells.map { TextLayout.width($0[column]) }.max() ?? 0) + (column == 0 ? 0 : 2)
+      (cells.map { TextLayout.width($0[column]) }.max() ?? 0) &+ (column == 0 ? 0 : 2)
     }
-    let room = max(8, TextLayout.columns - widths.reduce(2, +))
+    let room = max(8, TextLayout.columns &- widths.reduce(2, &+))
     let names = [grouping.title] + TopTable.texts(of: rows.map(\.row.site), by: grouping, columns: room)
     for (row, name) in zip(cells, names) {
       lines.append("\(zip(row, widths).map { TextLayout.padded($0, left: $1) }.joined())  \(name)")
     }
-    let hidden = rowCount - rows.count
+    let hidden = rowCount &- rows.count
     if hidden > 0 {
       lines.append(
-        "  \(Units.countOf(UInt64(hidden), "\(grouping.rawValue) is", "\(grouping.rawValue)s are")) not shown")
+        "  \(Units.countOf(UInt64(clamping: hidden), "\(grouping.rawValue) is", "\(grouping.rawValue)s are")) not shown"
+      )
     }
     if uncomparedCount > 0 {
       let count = Units.countOf(
-        UInt64(uncomparedCount), "\(grouping.rawValue) is", "\(grouping.rawValue)s are")
-      lines.append(
-        "  \(count) not compared: a look lists \(Units.grouped(UInt64(max(first.rows.count, last.rows.count))))")
+        UInt64(clamping: uncomparedCount), "\(grouping.rawValue) is", "\(grouping.rawValue)s are")
+      let listed = UInt64(clamping: max(first.rows.count, last.rows.count))
+      lines.append("  \(count) not compared: a look lists \(Units.grouped(listed))")
     }
     return TextLayout.text(of: lines)
   }

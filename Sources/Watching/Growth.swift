@@ -8,6 +8,9 @@
 //   swings     goes up and down, or makes blocks and frees them: a buffer
 //   shrinks    falls beyond chance
 //   steady     does not change by more than a hundredth
+//
+// bounded: bytes and times are floating point, which never traps; whole numbers count looks, of which there are some
+// hundred, or are places of moments among those
 
 import Answers
 import ByteText

@@ -35,10 +35,10 @@ package struct GrowthReport {
     (processID, command, self.grouping) = (final.processID, final.command, grouping)
     // What does not change is no answer to the question what grows, where anything does change.
     let moving = all.filter { $0.verdict != .steady && $0.verdict != .unknown }
-    sites = Array((moving.isEmpty ? all : moving).prefix(limit))
+    sites = Array((moving.isEmpty ? all : moving).prefix(max(0, limit)))
     siteCount = all.count
     looks = series.times.count
-    watched = (series.times.last ?? 0) - (series.times.first ?? 0)
+    watched = (series.times.last ?? 0.0) - (series.times.first ?? 0.0)  // bounded: in floating point
     total = (series.totals.first ?? 0, series.totals.last ?? 0)
     (lostBlocks, hasEnded, self.now) = (final.lostBlocks, final.hasEnded, now)
   }
@@ -49,12 +49,12 @@ package struct GrowthReport {
   static func speed(_ bytesPerSecond: Double) -> String {
     let speed = min(bytesPerSecond.magnitude, 1e15)
     for (unit, seconds) in [("a second", 1.0), ("a minute", 60), ("an hour", 3600)] {
-      let bytes = speed * seconds
+      let bytes = speed * seconds  // bounded: in floating point
       if bytes >= (unit == "a second" ? 1_048_576.0 : 1024.0) {
         return "\(Units.rounded(ShortNumbers.whole(bytes.rounded()))) \(unit)"
       }
     }
-    return "\(Units.rounded(ShortNumbers.whole((speed * 86_400).rounded()))) a day"
+    return "\(Units.rounded(ShortNumbers.whole((speed * 86_400.0).rounded()))) a day"
   }
 
   /// `14:02` today, else with the day.
@@ -65,6 +65,7 @@ package struct GrowthReport {
     func two(_ number: Int32) -> String { number < 10 ? "0\(number)" : "\(number)" }
     let time = "\(two(parts.tm_hour)):\(two(parts.tm_min))"
     let isToday = parts.tm_yday == present.tm_yday && parts.tm_year == present.tm_year
+    // bounded: the C library's numbers of a day that lies within 320 years of today
     return isToday ? time : "\(parts.tm_year + 1900)-\(two(parts.tm_mon + 1))-\(two(parts.tm_mday)) \(time)"
   }
 
@@ -72,7 +73,8 @@ package struct GrowthReport {
     let percent = part * 100
     if part == 0 { return "nothing" }
     if percent < 0.5 { return "less than 1 %" }
-    return percent > 99.5 && part < 1 ? "more than 99 %" : "\(Int(percent.rounded())) %"
+    if percent > 99.5, part < 1 { return "more than 99 %" }
+    return "\(Int(percent.rounded())) %"  // bounded: the part is from 0 to 1
   }
 
   /// The verdict on a site in a sentence.
@@ -91,7 +93,9 @@ package struct GrowthReport {
           words += site.isSinceStart ? " since the index began, \(Units.duration(age)) ago" : " since \(clock(age))"
         }
       }
-    case .fills: words = "filled up by \(Units.rounded(ShortNumbers.whole(site.last - site.first))), and stays there"
+    case .fills:
+      let more = ShortNumbers.whole(site.last - site.first)  // bounded: in floating point
+      words = "filled up by \(Units.rounded(more)), and stays there"
     case .swings: words = "goes up and down, without a trend"
     case .shrinks: words = "shrinks by \(speed)"
     case .steady: words = "stays as it is"
@@ -109,7 +113,7 @@ package struct GrowthReport {
     var lines = TextLayout.wrap(
       [
         "\(name)process \(processID)\(hasEnded ? ", which has ended" : ""): watched for \(Units.duration(watched))",
-        Units.count(UInt64(looks), "look"),
+        Units.count(UInt64(clamping: looks), "look"),
         "\(WatchWords.bytes(total.first)) live at first and \(WatchWords.bytes(total.last)) at last",
       ], indent: "")
     if delay > 0, looks > 1 {
@@ -122,21 +126,23 @@ package struct GrowthReport {
     if !sites.isEmpty {
       lines.append("     BYTES       CHANGE  \(grouping.title)")
     }
-    let room = TextLayout.columns - 25
+    let room = TextLayout.columns &- 25
     let names = TopTable.texts(of: sites.map(\.row.site), by: grouping, columns: room)
     for (site, name) in zip(sites, names) {
+      let change = WatchWords.change(site.last - site.first)  // bounded: in floating point
       lines.append(
-        TextLayout.padded(WatchWords.bytes(site.last), left: 10)
-          + TextLayout.padded(WatchWords.change(site.last - site.first), left: 13) + "  " + name)
+        TextLayout.padded(WatchWords.bytes(site.last), left: 10) + TextLayout.padded(change, left: 13) + "  \(name)")
       lines += TextLayout.fill(words(of: site), indent: String(repeating: " ", count: 25))
     }
-    let hidden = siteCount - sites.count
+    let hidden = siteCount &- sites.count
     if hidden > 0 {
       lines.append(
-        "  \(Units.countOf(UInt64(hidden), "\(grouping.rawValue) is", "\(grouping.rawValue)s are")) not shown")
+        "  \(Units.countOf(UInt64(clamping: hidden), "\(grouping.rawValue) is", "\(grouping.rawValue)s are")) not shown"
+      )
     }
     if looks < GrowthSeries.fewestLooks {
-      lines.append("\(looks) looks are too few to tell what grows: watch for longer, with --for")
+      let count = Units.countOf(UInt64(clamping: looks), "look is", "looks are")
+      lines.append("\(count) too few to tell what grows: watch for longer, with --for")
     } else if !sites.contains(where: { $0.verdict == .grows }) {
       lines.append("Nothing grew beyond chance.")
     }
@@ -177,7 +183,7 @@ package struct GrowthReport {
         number(",\"tau\":", trend.tau, places: 4)
         number(",\"chance\":", trend.chance, places: 6)
       }
-      if site.falls > 0 { writer.append(",\"falls\":", decimal: UInt64(site.falls)) }
+      if site.falls > 0 { writer.append(",\"falls\":", decimal: UInt64(clamping: site.falls)) }
       if let survival = site.survival { number(",\"survival\":", survival, places: 4) }
       if let age = site.growingFor { number(",\"growing_seconds\":", age) }
       writer.append(",\"key\":", string: ForeignText(site.row.key))

@@ -89,6 +89,7 @@ private struct JSONReader {
 
   private mutating func take(_ word: StaticString) -> Bool {
     let count = word.utf8CodeUnitCount
+    // bounded: the index is never behind the end, and a word has some letters
     guard bytes.count - index >= count, (0..<count).allSatisfy({ bytes[index + $0] == word.utf8Start[$0] }) else {
       return false
     }
@@ -116,7 +117,7 @@ private struct JSONReader {
     if take(UInt8(ascii: "}")) { return .object(fields) }
     repeat {
       skipBlanks()
-      guard let name = string(), take(UInt8(ascii: ":")), let value = value(depth: depth + 1) else { return nil }
+      guard let name = string(), take(UInt8(ascii: ":")), let value = value(depth: depth &+ 1) else { return nil }
       fields[name] = value
     } while take(UInt8(ascii: ","))
     return take(UInt8(ascii: "}")) ? .object(fields) : nil
@@ -127,7 +128,7 @@ private struct JSONReader {
     var elements: [JSONValue] = []
     if take(UInt8(ascii: "]")) { return .array(elements) }
     repeat {
-      guard let value = value(depth: depth + 1) else { return nil }
+      guard let value = value(depth: depth &+ 1) else { return nil }
       elements.append(value)
     } while take(UInt8(ascii: ","))
     return take(UInt8(ascii: "]")) ? .array(elements) : nil
@@ -137,6 +138,7 @@ private struct JSONReader {
     let start = index
     while let byte = next, byte &- UInt8(ascii: "0") < 10 || "+-.eE".utf8.contains(byte) { index += 1 }
     // No number of an answer is greater than 2^64: sums and products of these stay numbers.
+    // bounded: the index only grows
     guard let number = Double(String(decoding: bytes[start..<index], as: UTF8.self)), number.magnitude < 1e20 else {
       return nil
     }
@@ -147,7 +149,7 @@ private struct JSONReader {
     guard next == UInt8(ascii: "\"") else { return nil }
     index += 1
     let start = index
-    // Nearly all texts have no escapes.
+    // bounded: the index only grows, and is above 0 here. Nearly all texts have no escapes.
     while let byte = next, byte != UInt8(ascii: "\""), byte != UInt8(ascii: "\\") { index += 1 }
     var text = String(decoding: bytes[start..<index], as: UTF8.self)
     while let byte = next {
@@ -179,12 +181,14 @@ private struct JSONReader {
       guard let high = unit() else { return nil }
       guard 0xD800..<0xDC00 ~= high else { return Unicode.Scalar(high) }
       guard take("\\u"), let low = unit(), 0xDC00..<0xE000 ~= low else { return nil }
+      // bounded: both are in the ranges above, so 20 bits are added
       return Unicode.Scalar(0x10000 + (high - 0xD800) << 10 + (low - 0xDC00))
     default: return Unicode.Scalar(byte)
     }
   }
 
   private mutating func unit() -> UInt32? {
+    // bounded: the index is never behind the end, of which four bytes are left
     guard bytes.count - index >= 4 else { return nil }
     defer { index += 4 }
     return UInt32(String(decoding: bytes[index..<(index + 4)], as: UTF8.self), radix: 16)

@@ -29,6 +29,7 @@ package enum Key: Hashable, Sendable {
         }
         // A sequence ends with its first byte from 0x40 to 0x7E behind the second.
         let body = rest.dropFirst().prefix { !(0x40...0x7E ~= $0) }
+        // bounded: a key has no more bytes than were read
         let length = min(rest.count, 2 + body.count)
         if let key = sequences[String(decoding: rest.prefix(length), as: UTF8.self)] { keys.append(key) }
         rest = rest.dropFirst(length)
@@ -44,6 +45,7 @@ package enum Key: Hashable, Sendable {
         rest.removeFirst()
       default:
         let most = byte >= 0xF0 ? 3 : byte >= 0xE0 ? 2 : byte >= 0xC0 ? 1 : 0
+        // bounded: a character has four bytes, and no more than were read
         let length = 1 + rest.dropFirst().prefix(most).prefix { 0x80...0xBF ~= $0 }.count
         if let text = String(validating: Array(rest.prefix(length)), as: UTF8.self), let character = text.first,
           text.isInert

@@ -3,6 +3,8 @@
 // (J. D. C. Little, Operations Research 9, 1961). The mean number in a system is the rate of arrivals times the mean
 // stay. The mean number is taken over the looks, so it is an estimate: what comes and goes between two looks counts as
 // an arrival, and lives for less than a look sees.
+//
+// bounded: all numbers are floating point, which never traps
 
 /// What a row had at one look.
 struct Flow: Hashable {

@@ -23,6 +23,7 @@ package enum ShortNumbers {
   /// `850ns`, `12us`, `37ms`, `59s`, `12m`.
   package static func life(_ seconds: Double) -> String {
     if seconds >= 1 { return duration(seconds) }
+    // bounded: what is converted is less than 10^4
     let nanoseconds = max(0, seconds) * 1e9
     if nanoseconds < 999.5 { return "\(Int(nanoseconds.rounded()))ns" }
     if nanoseconds < 999_500 { return "\(Int((nanoseconds / 1e3).rounded()))us" }
@@ -35,10 +36,13 @@ package enum ShortNumbers {
   }
 
   /// The whole part of a number, from 0 to 10^18.
-  package static func whole(_ value: Double) -> UInt64 { value > 0 ? UInt64(min(value, 1e18)) : 0 }
+  package static func whole(_ value: Double) -> UInt64 {
+    value > 0 ? UInt64(min(value, 1e18)) : 0  // bounded: 10^18 is less than 2^60
+  }
 
   private static func scaled(_ value: Double, _ base: Double) -> String {
     guard value.isFinite, value > 0 else { return "0" }
+    // bounded: what is converted is less than 10^4; units are those that have names
     if value < 9999.5 { return "\(Int(value.rounded()))" }
     var value = value
     var unit = -1
@@ -52,7 +56,7 @@ package enum ShortNumbers {
 
   /// `59s`, `12m`, `3h12m`, `12d`.
   package static func duration(_ seconds: Double) -> String {
-    let whole = Int(max(0, min(seconds.isFinite ? seconds : 1e12, 1e12)))
+    let whole = Int(max(0, min(seconds.isFinite ? seconds : 1e12, 1e12)))  // bounded: by the line itself
     if whole < 100 { return "\(whole)s" }
     if whole < 6000 { return "\(whole / 60)m" }
     if whole < 48 * 3600 { return "\(whole / 3600)h\(whole / 60 % 60)m" }
@@ -62,7 +66,7 @@ package enum ShortNumbers {
   /// `12.3%`
   package static func share(_ part: Double, of whole: Double) -> String {
     guard whole > 0, part > 0 else { return "0%" }
-    let percent = min(100, part / whole * 100)
+    let percent = min(100, part / whole * 100.0)  // bounded: floating point, above 0
     return percent < 0.05 ? "<0.1%" : "\(Units.tenths(percent))%"
   }
 }

@@ -10,6 +10,9 @@
 // - A series that falls back now and then (a restart, a flush) is several series: pairs are formed within each only,
 //   and the sums added, as in the seasonal test of R. M. Hirsch, J. R. Slack, R. A. Smith, "Techniques of Trend
 //   Analysis for Monthly Water Quality Data", Water Resources Research 18 (1982).
+//
+// bounded: values and times are floating point, which never traps; whole numbers count points, or are places among
+// slopes, of which there are some thousands
 
 import Glibc
 

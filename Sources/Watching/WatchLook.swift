@@ -2,7 +2,7 @@
 // One look at a process's live memory, read from the JSON of `top` (docs/json.md): from a server or from the index
 // itself, in one form.
 //
-// The numbers may be anything that JSON can say. They are worked on as floating point.
+// The numbers may be anything that JSON can say. They are worked on as floating point, which never traps.
 
 import Answers
 import ByteText
@@ -123,13 +123,16 @@ package struct WatchLook {
 
   private static func key(_ text: ForeignText, _ value: JSONValue, _ grouping: HeapGrouping) -> GroupKey {
     let words = text.unescaped.split(separator: "/", maxSplits: 3)  // raw: numbers are read from it
+    func number(_ place: Int) -> UInt32 {
+      guard words.indices.contains(place), let number = UInt32(words[place]) else { return 0 }
+      return number
+    }
     switch grouping {
     case .site:
       return .site(
         pc: words.first.flatMap { UInt64($0.dropFirst(2), radix: 16) } ?? 0,
-        module: words.dropFirst().first.flatMap { UInt32($0) } ?? 0,
-        allocator: words.dropFirst(2).first.flatMap { UInt32($0) } ?? 0, function: value["function"]?.text ?? "")
-    case .size, .age: return .bucket(words.first.flatMap { UInt32($0) } ?? 0)
+        module: number(1), allocator: number(2), function: value["function"]?.text ?? "")
+    case .size, .age: return .bucket(number(0))
     case .thread: return .thread(id: UInt32(truncatingIfNeeded: value["thread"]?["id"]?.count ?? 0), start: 0)
     case .function, .module, .file, .allocator: return .name(value["name"]?.text ?? "")
     }
@@ -152,7 +155,7 @@ package struct WatchLook {
 package enum WatchAges {
   /// Each is a third more than the one before: from a quarter of a second to six weeks.
   package static let bounds: [Double] = (0..<64).map { index in
-    (0..<index).reduce(0.25) { bound, _ in bound * 1.3 }
+    (0..<index).reduce(0.25) { bound, _ in bound * 1.3 }  // bounded: indices of 64 numbers
   }
 
   /// The moments, for a question.
@@ -161,12 +164,13 @@ package enum WatchAges {
   /// The age of which half of a row's blocks are younger, to a few parts in a hundred; nil if it is not known.
   package static func median(of row: WatchLook.Row) -> Double? {
     let blocks = row.parts.map(\.blocks)
-    let total = blocks.reduce(0, +)
+    let total = blocks.reduce(0, +)  // bounded: in floating point
     guard blocks.count == bounds.count + 1, total > 0 else { return nil }
     if total == 1 { return row.oldest }
     // The youngest stand last.
     var before = 0.0
     for (index, count) in blocks.reversed().enumerated() where count > 0 {
+      // bounded: numbers of blocks and ages are floating point; the index is one of the bounds, or behind the last
       if before + count >= total / 2 {
         let least = index > 0 ? bounds[index - 1] : 0
         let most = min(index < bounds.count ? bounds[index] : .infinity, max(row.oldest ?? .infinity, least))

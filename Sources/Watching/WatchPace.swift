@@ -10,6 +10,6 @@ package enum WatchPace {
   /// Seconds from the end of a look to the next one; `cost`: seconds that the look took. In halves of a second, so that
   /// the interval that is shown is not another one each time.
   package static func interval(afterLookOf cost: Double) -> Double {
-    max(1, (min(cost / load, 600) * 2).rounded(.up) / 2)
+    max(1, (min(cost / load, 600.0) * 2.0).rounded(.up) / 2)  // bounded: in floating point
   }
 }

@@ -50,7 +50,7 @@ extension WatchState {
   /// The columns that a name takes before it loses what matters: of a function the own name and the line.
   private func leastColumns(of shown: Shown) -> Int {
     let piece = shown.piece.isEmpty ? 0 : min(TextLayout.width(shown.piece), Self.pieceWidth) + 3
-    return shown.row.site.leastColumns(by: grouping) + piece
+    return shown.row.site.leastColumns(by: grouping) &+ piece
   }
 
   /// The columns that a terminal has room for beside names of `nameWidth`; that of the order is always among them.
@@ -63,6 +63,7 @@ extension WatchState {
       all.insert(all.remove(at: place), at: 1)
     }
     if let place = all.firstIndex(where: { $0.kind == sort }) { all.insert(all.remove(at: place), at: 0) }
+    // bounded: columns of a terminal, of which 1,000 are believed
     var room = width - Self.nameWidth
     var spare = width - nameWidth
     var chosen: [Column] = []
@@ -83,7 +84,7 @@ extension WatchState {
     let width = columns > 0 ? min(columns, Self.mostColumns) : Self.standardSize.columns
     let height = rows > 0 ? min(rows, Self.mostRows) : Self.standardSize.rows
     var lines = page == nil ? table(width, height) : pageLines(width, height)
-    lines = Array(lines.prefix(height))
+    lines = Array(lines.prefix(height))  // bounded: the height is 1 at least
     while lines.count < height { lines.append(ScreenLine("")) }
     return lines.map { line in
       let text = TextLayout.fit(TextLayout.printable(line.text), columns: width)
@@ -139,6 +140,7 @@ extension WatchState {
     let hasStatus = height >= 5
     let hasHeading = height >= 4
     let hasFooter = height >= 6 || prompt != nil || !problem.isEmpty && height >= 3
+    // bounded: rows and columns of a terminal, of which 500 and 1,000 are believed; places among rows
     let space = max(1, height - 1 - (hasStatus ? 1 : 0) - (hasHeading ? 1 : 0) - (hasFooter ? 1 : 0))
     pageSize = space
     var columns = columns(width, nameWidth: widestName)
@@ -204,6 +206,7 @@ extension WatchState {
   private mutating func pageLines(_ width: Int, _ height: Int) -> [ScreenLine] {
     guard let page else { return [] }
     let hasFooter = height >= 4
+    // bounded: rows of a terminal, and of a page that is in memory
     pageSize = max(1, height - 1 - (hasFooter ? 1 : 0))
     var lines = [ScreenLine(page.title, .title)]
     lines += page.lines.dropFirst(page.top).prefix(pageSize).map { ScreenLine($0) }

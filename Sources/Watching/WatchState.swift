@@ -78,7 +78,7 @@ package struct WatchState {
       all.append(point)
       guard all.count >= Self.limit else { return }
       all = all.enumerated().filter { $0.offset % 2 == 1 }.map(\.element)
-      stride *= 2
+      stride &*= 2
     }
 
     mutating func add(_ row: WatchLook.Row, at time: Double) {
@@ -90,7 +90,7 @@ package struct WatchState {
     /// Bytes allocated a second, over the last looks.
     var rate: Double? {
       guard let first = flows.first, let last = flows.last, last.time > first.time else { return nil }
-      return (last.bytes - first.bytes) / (last.time - first.time)
+      return (last.bytes - first.bytes) / (last.time - first.time)  // bounded: in floating point
     }
 
     /// Seconds that a block lives on average, over the last looks: see MeanLife.
@@ -163,7 +163,9 @@ package struct WatchState {
   /// Seconds since the look with which CHANGE compares.
   var compared: Double { seconds(since: history.began) }
 
-  private func seconds(since time: Double?) -> Double { look.flatMap { look in time.map { look.time - $0 } } ?? 0 }
+  private func seconds(since time: Double?) -> Double {
+    look.flatMap { look in time.map { look.time - $0 } } ?? 0  // bounded: in floating point
+  }
 
   /// Takes a look that was asked for with the present group and window.
   package mutating func take(_ new: WatchLook) {
@@ -231,7 +233,7 @@ package struct WatchState {
       if !wanted.isEmpty, !name.lowercased().contains(wanted), !Self.words(of: row).contains(wanted) { continue }
       var shown = Shown(row: row, name: name, piece: piece)
       let known = history.series[row.key]
-      shown.change = known?.base.map { row.bytes - $0 }
+      shown.change = known?.base.map { row.bytes - $0 }  // bounded: in floating point
       shown.rate = known?.rate
       shown.life = known?.life
       if sort == .growth { shown.growth = known.flatMap { Trend($0.all) } }
@@ -336,7 +338,7 @@ package struct WatchState {
     switch key {
     case .up, .character("k"): move(-1)
     case .down, .character("j"): move(1)
-    case .pageUp: move(-pageSize)
+    case .pageUp: move(0 &- pageSize)
     case .pageDown: move(pageSize)
     case .home: move(Int.min / 2)
     case .end: move(Int.max / 2)
@@ -363,15 +365,17 @@ package struct WatchState {
       }
     case "d": return toggleMark()
     case "g":
-      let all = HeapGrouping.allCases
-      turn(to: all[((all.firstIndex(of: grouping) ?? 0) + 1) % all.count], since: sinceMark)
+      turn(to: Self.following(grouping), since: sinceMark)
       return .look
-    case "s":
-      let all = WatchColumn.allCases
-      return sort(by: all[((all.firstIndex(of: sort) ?? 0) + 1) % all.count])
+    case "s": return sort(by: Self.following(sort))
     case let digit: return Self.sortKeys[digit].flatMap { sort(by: $0) }
     }
     return nil
+  }
+
+  /// The next of all cases; behind the last, the first.
+  private static func following<Case: CaseIterable & Equatable>(_ value: Case) -> Case {
+    Case.allCases.drop { $0 != value }.dropFirst().first ?? Case.allCases.first ?? value
   }
 
   private mutating func sort(by column: WatchColumn) -> Request? {
@@ -432,12 +436,12 @@ package struct WatchState {
 
   private mutating func pressOnPage(_ key: Key) -> Request? {
     guard var shown = page else { return nil }
-    let most = max(0, shown.lines.count - pageSize)
+    let most = max(0, shown.lines.count &- pageSize)
     switch key {
-    case .up, .character("k"): shown.top -= 1
-    case .down, .character("j"): shown.top += 1
-    case .pageUp: shown.top -= pageSize
-    case .pageDown, .character(" "): shown.top += pageSize
+    case .up, .character("k"): shown.top &-= 1
+    case .down, .character("j"): shown.top &+= 1
+    case .pageUp: shown.top &-= pageSize
+    case .pageDown, .character(" "): shown.top &+= pageSize
     case .home: shown.top = 0
     case .end: shown.top = most
     case .enter where shown.kind == .callers: return .calls(key: shown.key)
@@ -465,6 +469,7 @@ package struct WatchState {
   private mutating func move(_ step: Int) {
     let rows = rows(columns: 80)
     guard !rows.isEmpty else { return }
+    // bounded: a place among rows, and half of the numbers at most
     selected = rows[max(0, min(selection(among: rows) + step, rows.count - 1))].row.key
   }
 }

@@ -351,6 +351,21 @@ struct CallTreeTests {
 
 @Suite("Pages of a heap", .bounded)
 struct PageWindowTests {
+  @Test("the numbers of two thousand million blocks stand whole in lines of 80 columns", arguments: [0, 7, 9, 12])
+  func great(digits: Int) {
+    var account = MemoryAccount(processID: 4242, command: ["big"], losses: Losses())
+    account.heap.knowsPages = true
+    (account.heap.blocks, account.heap.live) = (2_153_883_439, 52_538_393_296)
+    var bytes: UInt64 = 4096
+    for _ in 0..<digits where bytes < account.heap.live { bytes *= 10 }
+    account.heap.residentLive = min(bytes, account.heap.live)
+    account.parts[.heap] = MemoryAccount.Sum(size: bytes, resident: bytes, swapped: 0)
+    let lines = account.text.split(separator: "\n")
+    #expect(lines.allSatisfy { $0.count <= 80 }, "\(account.text)")
+    let isPart = bytes < account.heap.live
+    #expect(lines.contains { $0.contains("  \(isPart ? "resident part of " : "")2,153,883,439 live blocks") })
+  }
+
   private func window(_ pages: Int, absent: Set<Int> = []) -> PageWindow {
     PageWindow(
       0x10_0000..<(0x10_0000 + UInt64(pages) * 4096), words: (0..<pages).map { absent.contains($0) ? 0 : 1 << 63 })

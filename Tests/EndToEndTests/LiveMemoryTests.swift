@@ -103,6 +103,28 @@ extension EndToEnd {
       #expect(refused.ending == .exit(64) && refused.errors.contains("which is a file"), "\(refused)")
     }
 
+    @Test("text has 80 columns, or as many as COLUMNS says, from a server as well; what says no columns is passed over")
+    func columns() throws {
+      let program = try Phases()
+      let server = try Server(program.directory)
+      for (columns, widths) in [
+        ("", 40...80), ("200", 81...200), ("0200", 81...200), ("20", 40...80), ("80", 40...80), ("0", 40...80),
+        ("wide", 40...80), ("-200", 40...80), ("200.5", 40...80), ("2e2", 40...80), (" 200", 40...80),
+        ("200;q=0", 40...80), (String(repeating: "9", count: 4000), 81...1000),
+      ] {
+        for socket in [program.directory.file("none.sock"), server.socket] {
+          for command in ["top", "tree"] {
+            let outcome = try ChildProcess.run(
+              [Installation.path(of: "allocsctl"), command, program.pid, "--younger", "5d"],
+              environment: ["ALLOCS_DIR": program.directory.path, "ALLOCS_SOCKET": socket, "COLUMNS": columns])
+            // The first line has all that it has room for.
+            let widest = outcome.output.split(separator: "\n").map(\.count).max() ?? 0
+            #expect(outcome.ending == .exit(0) && widths.contains(widest), "\(columns): \(outcome)")
+          }
+        }
+      }
+    }
+
     @Test("two windows that meet at a moment have all blocks between them, and each the blocks that were made in it")
     func windows() throws {
       let program = try Phases()

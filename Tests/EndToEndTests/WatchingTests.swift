@@ -239,6 +239,15 @@ extension EndToEnd {
           ["top", program.pid, "--since", "after", "--until", "before"], in: program.directory, socket: source)
         #expect(late.ending == .exit(64) && late.errors.contains("ends before it begins"), "\(late)")
       }
+      // A file lists those that the process had.
+      let file = program.directory.file("marked.snapshot")
+      _ = try program.ask(["snapshot", program.pid, "-o", file])
+      for command in ["top", "tree"] {
+        let text = try program.ask([command, file])
+        #expect(text.contains("\n  marks    before ") && text.contains(" ago, after "), "\(text)")
+        let list = try program.object([command, file])["marks"] as? [[String: Any]]
+        #expect(list?.compactMap { $0["name"] as? String } == ["before", "after"])
+      }
       let moved = try Tool.control(["mark", program.pid, "before"], in: program.directory)
       #expect(moved.ending == .exit(0) && moved.errors.contains("is moved"))
       for name in [

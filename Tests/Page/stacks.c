@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // A program for the page: a million live blocks from twenty thousand call stacks, functions with names that a page must
-// show as text, and a site that grows until standard input ends.
+// show as text, threads with arenas of their own, and a site that grows until standard input ends.
+#include <malloc.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { stacks = 20000, blocks_of_each = 50, fan = 8 };
+enum { stacks = 20000, blocks_of_each = 50, fan = 8, threads = 12 };
 
 typedef void step(unsigned path, int depth);
 static step *const steps[fan];
@@ -64,7 +66,25 @@ __attribute__((noinline)) static void leak(void) {
   __asm__ volatile("");
 }
 
+
+// A thread that has allocated, and stays: so the next one gets another arena.
+static pthread_barrier_t have_all;
+__attribute__((noinline)) static void *stay(void *unused) {
+  for (int turn = 0; turn < 10; turn++) keep();
+  pthread_barrier_wait(&have_all);
+  while (1) pause();
+  return unused;
+}
+
 int main(void) {
+  mallopt(M_ARENA_MAX, 2 * threads);
+  pthread_barrier_init(&have_all, NULL, threads + 1);
+  size_of_block = 2000;
+  for (int number = 0; number < threads; number++) {
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, stay, NULL) != 0) return 1;
+  }
+  pthread_barrier_wait(&have_all);
   for (unsigned stack = 0; stack < stacks; stack++) {
     size_of_block = 16 + stack % 97 * 8;
     for (int block = 0; block < blocks_of_each; block++) steps[stack % fan](stack / fan, 5);

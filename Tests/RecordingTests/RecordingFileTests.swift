@@ -137,6 +137,18 @@ struct RecordingFileTests {
         #expect(!error.description.utf8.contains(0x1B))
       }
     }
+    // The table and the tree of a moment list them all, as of the moment.
+    let moment = stamp(40)
+    let replay = recording.replay(until: moment)
+    let table = recording.top(replay, at: moment, limit: 5)
+    let tree = CallTree(of: recording.stackSums(replay, at: moment), isInverted: false, limit: 5)
+    for (text, json) in [(table.text, table.json), (tree.text, tree.json)] {
+      #expect(text.contains(" ago, early 40 ms ago, late 0 ms ago,") && text.contains("[2J 20 ms later"), "\(text)")
+      #expect(!text.utf8.contains(0x1B) && text.split(separator: "\n").allSatisfy { $0.count <= 80 }, "\(text)")
+      let (early, late) = (#"{"name":"early","age_seconds":0.04}"#, #"{"name":"late","age_seconds":0}"#)
+      #expect(
+        json.contains(#",\#(early),\#(late),{"name":"\u001b[2J","age_seconds":-0.02},{"name":"past","#), "\(json)")
+    }
     // Marks whose stamps no process has had name some moment, and no block is told that was not there.
     for name in ["past", "before"] {
       for window in [TimeWindow(since: .mark(name)), TimeWindow(until: .mark(name))] {
@@ -146,6 +158,7 @@ struct RecordingFileTests {
       }
     }
     let none = try SmallRecording().open()
+    #expect(!none.top(none.replay(until: .max), limit: 5).json.contains("marks"))
     #expect(throws: Complaint.self) { try none.placed(TimeWindow(since: .mark("early")), at: none.endStamp) }
     // A list that is cut, or longer than it says.
     for payload in [[5], [1, 3, 0x61], [0xFF, 0xFF, 0xFF, 0xFF, 0x0F]] as [[UInt8]] {

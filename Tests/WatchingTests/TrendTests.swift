@@ -115,6 +115,13 @@ struct GrowthTests {
 
   private static let none = Array(repeating: 0.0, count: 10)
 
+  @Test("looks that are too few to tell are said to be that, one as well", arguments: [1, 7])
+  func few(looks: Int) {
+    let text = watch([("table", { _ in 5e6 }, { _ in 0 }, 1, Self.none)], looks: looks).text
+    let words = looks == 1 ? "\n1 look is too few" : "\n7 looks are too few"
+    #expect(text.contains("\(words) to tell what grows: watch for longer, with --for\n"), "\(text)")
+  }
+
   @Test("a leak, a cache, a buffer, a leak with restarts, and what stays are told apart, also under noise")
   func verdicts() throws {
     // Waves without a trend.

@@ -7,6 +7,7 @@
 // - A question is answered on a thread of a pool. Of event loops' work, only the quick way of a query is done within a
 //   budget there (Routes.swift).
 
+import Answers
 import Bounds
 import Glibc
 import HTTPTypes
@@ -30,6 +31,19 @@ struct QuestionLimits: Sendable {
   func budget(_ question: String? = nil) -> Budget { Budget(seconds: seconds, bytes: bytes, question: question) }
 }
 
+/// A question, as far as it concerns how it is answered.
+struct Question: Sendable {
+  /// The request as one line, for the log.
+  let words: String
+  /// Columns of a line of an answer that is text.
+  let columns: Int
+
+  init(_ request: Request) {
+    words = "\(request.method) \(request.uri.description.prefix(300))"
+    columns = request.columns
+  }
+}
+
 /// The asker at the other end of a connection. Thread-safe.
 final class Asker: Sendable {
   private struct State {
@@ -47,24 +61,21 @@ final class Asker: Sendable {
     for budget in running { budget.cancel() }
   }
 
-  /// Answers a question on this thread, within `limits`. `question`: its words, for the log.
+  /// Answers a question on this thread, within `limits`.
   func answer<Result>(
-    _ question: String, within limits: QuestionLimits, _ body: () throws(Complaint) -> Result
+    _ question: Question, within limits: QuestionLimits, _ body: () throws(Complaint) -> Result
   ) throws(Complaint) -> Result {
-    let budget = limits.budget(question)
+    let budget = limits.budget(question.words)
     let hasGone = state.withLock { state in
       if !state.hasGone { state.running[ObjectIdentifier(budget)] = budget }
       return state.hasGone
     }
     if hasGone { budget.cancel() }
     defer { state.withLock { _ = $0.running.removeValue(forKey: ObjectIdentifier(budget)) } }
-    return try budget.run(body)
+    return try budget.run { () throws(Complaint) in
+      try TextLayout.withLines(of: question.columns, body)
+    }
   }
-}
-
-extension Request {
-  /// The request as one line, for the log.
-  var words: String { "\(method) \(uri.description.prefix(300))" }
 }
 
 extension Watchdog {

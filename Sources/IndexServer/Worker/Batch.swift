@@ -26,8 +26,7 @@ struct Batch: Sendable {
   let asker: Asker
   /// What a piece may cost.
   let limits: QuestionLimits
-  /// The request, for the log.
-  let words: String
+  let question: Question
 
   /// Bytes of answers after which a piece ends, though more of the list is there; and bytes of the list that are
   /// answered before that is looked at. A piece, and its copy that is sent, stay below the size from which malloc maps
@@ -91,7 +90,7 @@ struct Batch: Sendable {
   /// over hours.
   private func rendered(_ lines: inout AddressLines, _ piece: inout ByteBuffer?) -> Rendered {
     do {
-      let bytes = try asker.answer(words, within: limits) { () throws(Complaint) in try answers(&lines, &piece) }
+      let bytes = try asker.answer(question, within: limits) { () throws(Complaint) in try answers(&lines, &piece) }
       return Rendered(bytes: bytes, error: nil)
     } catch {
       return failed(error)

@@ -19,8 +19,7 @@ struct EventResponse: Sendable {
   private let asker: Asker
   /// What a piece of the stream may cost.
   private let limits: QuestionLimits
-  /// The request, for the log.
-  private let words: String
+  private let question: Question
   private let isText: Bool
   private let news: AsyncStream<Void>
   private let continuation: AsyncStream<Void>.Continuation
@@ -30,13 +29,13 @@ struct EventResponse: Sendable {
 
   /// `closing`: completes with the connection.
   init(
-    workers: NIOThreadPool, asker: Asker, limits: QuestionLimits, words: String, closing: EventLoopFuture<Void>,
-    isText: Bool
+    workers: NIOThreadPool, asker: Asker, limits: QuestionLimits, question: Question,
+    closing: EventLoopFuture<Void>, isText: Bool
   ) {
     self.workers = workers
     self.asker = asker
     self.limits = limits
-    self.words = words
+    self.question = question
     self.isText = isText
     (news, continuation) = AsyncStream.makeStream(bufferingPolicy: .bufferingNewest(1))
     closing.whenComplete { [continuation] _ in continuation.finish() }
@@ -56,7 +55,7 @@ struct EventResponse: Sendable {
 
   private func next(of stream: EventStream) async throws -> (bytes: [UInt8], end: DeliveryEnd?) {
     try await workers.runIfActive {
-      try asker.answer(words, within: limits) { () throws(Complaint) in stream.next() }
+      try asker.answer(question, within: limits) { () throws(Complaint) in stream.next() }
     }
   }
 

@@ -68,9 +68,10 @@ struct Gatherer: Sendable {
     var list = ProcessList(rows, omitted: omitted, selection)
     if selection.isLiveOnly { list.processes.append(contentsOf: rows.filter { $0.processID == 0 }) }
     let kind = MediaKind(accepting: request)
+    let text = TextLayout.withLines(of: request.columns) { kind == .text ? list.text : "\(list.json)\n" }
     return Response(
       status: .ok, headers: [.contentType: kind.rawValue],
-      body: ResponseBody(byteBuffer: ByteBuffer(string: kind == .text ? list.text : list.json + "\n")))
+      body: ResponseBody(byteBuffer: ByteBuffer(string: text)))
   }
 
   /// The broker's figures, the gatherer's own, and the sums of those of the workers that run.

@@ -225,10 +225,15 @@ struct Routes: Sendable {
         .usage, what: "the query names no address", advice: "add ?address=0x…, once or several times, or POST a list")
     }
     let addresses = try texts.map { text throws(Complaint) in try parseAddress(text) }
-    let kind = MediaKind(accepting: request)
+    let (kind, columns) = MediaKind.accepted(by: request)
     let form: AnswerList.Form = kind == .text ? .text : .jsonLines
     let bytes: ByteBuffer
-    if let open, let quick = try Self.quickAnswers(open, wrappers, level, addresses, form, stacks: stacks) {
+    let quick = try open.flatMap { open throws(Complaint) in
+      try TextLayout.withLines(of: columns) { () throws(Complaint) in
+        try Self.quickAnswers(open, wrappers, level, addresses, form, stacks: stacks)
+      }
+    }
+    if let quick {
       bytes = quick
     } else {
       bytes = try await answer(request, context) { () throws(any Error) in
@@ -285,7 +290,7 @@ struct Routes: Sendable {
     let batch = Batch(
       view: view, form: kind == .text ? .text : .jsonLines, stacks: stacks, wrappers: wrappers, level: level,
       sizeLimit: limits.bodySize, workers: pool(context), asker: context.asker, limits: limits.question,
-      words: request.words)
+      question: Question(request))
     return Response(
       status: .ok, headers: [.contentType: kind.ofList.rawValue],
       body: ResponseBody { writer in try await batch.answer(request.body, to: &writer) })
@@ -306,7 +311,7 @@ struct Routes: Sendable {
     let policy = try parameters.policy()
     let kind = MediaKind(accepting: request)
     let response = EventResponse(
-      workers: pool(context), asker: context.asker, limits: limits.question.ofEvents, words: request.words,
+      workers: pool(context), asker: context.asker, limits: limits.question.ofEvents, question: Question(request),
       closing: context.closing, isText: kind == .text)
     let wrappers = try parameters.wrappers()
     let stacks = try parameters.flag("stacks") ?? false
@@ -332,10 +337,10 @@ struct Routes: Sendable {
   private func answer<Result: Sendable>(
     _ request: Request, _ context: CallerContext, _ body: @escaping @Sendable () throws -> Result
   ) async throws -> Result {
-    let limits = limits.question
+    let (limits, question) = (limits.question, Question(request))
     return try await pool(context).runIfActive {
       // A request for another worker is answered by an error that is no complaint.
-      try context.asker.answer(request.words, within: limits) { () throws(Complaint) in
+      try context.asker.answer(question, within: limits) { () throws(Complaint) in
         do {
           return Swift.Result<Result, any Error>.success(try body())
         } catch let complaint as Complaint {

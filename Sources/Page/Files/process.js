@@ -6,6 +6,7 @@ import { ask, pathOf, Problem } from "./api.js";
 import { Changes, siteLimit as keptSites } from "./change.js";
 import { FlameGraph } from "./flame.js";
 import { AddressMap } from "./map.js";
+import { showMemory } from "./memory.js";
 import {
   bytes, clock, count, duration, el, fill, losses, nameOf, notice, placeOf, short, siteCells, some, table,
 } from "./parts.js";
@@ -251,47 +252,7 @@ export class ProcessView {
   // MARK: resident memory
 
   async loadMemory(signal) {
-    const memory = await ask(`${this.path}/memory`, {}, signal);
-    const { heap, parts } = memory;
-    const pieces = [];
-    const add = (title, value, swapped, hue) => {
-      if (value > 0 || swapped > 0) pieces.push({ title, value, swapped, hue });
-    };
-    if (heap?.resident_live === undefined) add("Heap", parts.heap?.resident ?? 0, parts.heap?.swapped ?? 0, 210);
-    else {
-      add("Live blocks, as asked for", heap.resident_live, 0, 210);
-      add("Beside them in their pages: rounding, gaps", heap.resident_beside, 0, 190);
-      add("Pages without a live block: the allocator keeps them", heap.resident_free, parts.heap?.swapped ?? 0, 35);
-    }
-    const titles = { index: ["The index, and the agent", 280], stacks: ["Stacks", 130], code: ["Code", 100],
-      data: ["Data of modules", 70], files: ["Mapped files", 0], shared: ["Shared memory", 330],
-      anonymous: ["Mapped by the program itself", 250], other: ["The kernel's own", 310] };
-    for (const [name, [title, hue]] of Object.entries(titles)) {
-      add(title, parts[name]?.resident ?? 0, parts[name]?.swapped ?? 0, hue);
-    }
-    const total = Math.max(1, memory.total.resident);
-    const paint = (mark, piece) => {
-      mark.style.background = `hsl(${piece.hue} 55% 52%)`;
-      return mark;
-    };
-    const picture = el("div", { class: "stackbar", role: "img",
-      "aria-label": "Where resident memory goes; the table says the same" },
-      pieces.map((piece) => {
-        const part = paint(el("div", { title: `${piece.title}: ${bytes(piece.value)}` }), piece);
-        part.style.flex = `${piece.value / total} 0 0`;
-        return part;
-      }));
-    const columns = [
-      { title: "Resident", number: true, cell: (piece) => bytes(piece.value), sort: (piece) => piece.value },
-      { title: "Share", number: true, cell: (piece) => `${(100 * piece.value / total).toFixed(1)} %` },
-      { title: "Swapped", number: true, cell: (piece) => (piece.swapped ? bytes(piece.swapped) : "") },
-      { title: "Of what", cell: (piece) => el("td", { class: "wide" }, paint(el("span", { class: "swatch" }), piece),
-        piece.title) },
-    ];
-    fill(this.memory, el("p", {}, `${bytes(memory.total.resident)} resident`
-      + (memory.total.swapped ? `, ${bytes(memory.total.swapped)} swapped out` : "")
-      + (memory.page_tables ? `; page tables take ${bytes(memory.page_tables)} more.` : ".")), picture,
-    table(columns, pieces, { caption: "Resident memory" }), losses(memory));
+    showMemory(this.memory, await ask(`${this.path}/memory`, {}, signal));
   }
 
   // MARK: an address
