@@ -72,27 +72,6 @@ public protocol ExportSink: AnyObject {
   func write(_ bytes: [UInt8]) throws(Complaint)
 }
 
-/// Bytes that are kept in memory, in pieces of a mebibyte, within the budget of whoever asks.
-public final class ExportedPieces: ExportSink {
-  public private(set) var pieces: [[UInt8]] = []
-  private var count = 0
-  private let share = MemoryShare()
-
-  private static let pieceBytes = 1 << 20
-
-  public init() {}
-
-  public func write(_ bytes: [UInt8]) throws(Complaint) {
-    count &+= bytes.count
-    guard share.hold(count) else { return try Budget.current?.check() ?? () }
-    if let last = pieces.indices.last, pieces[last].count &+ bytes.count <= Self.pieceBytes {
-      pieces[last].append(contentsOf: bytes)
-    } else {
-      pieces.append(bytes)
-    }
-  }
-}
-
 /// A file, or standard output.
 public final class ExportOutput: ExportSink {
   private var file: OutputFile

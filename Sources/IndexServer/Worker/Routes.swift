@@ -211,9 +211,9 @@ struct Routes: Sendable {
         let sums = try view.stackSums(scope)
         return ([ByteBuffer(bytes: format.render(sums))], sums.lossSentence)
       case .blocks(let format):
-        let output = ExportedPieces()
+        let output = AnswerPieces()
         let missing = try format.write(liveBlocksOf: view, scope, to: output)
-        return (output.pieces.map { ByteBuffer(bytes: $0) }, missing)
+        return (output.pieces, missing)
       }
     }
     var headers: HTTPFields = [.contentType: format.mediaType]
@@ -224,11 +224,13 @@ struct Routes: Sendable {
   @Sendable private func snapshot(_ request: Request, _ context: CallerContext) async throws -> Response {
     let process = try ProcessName(context)
     _ = try Parameters(request, known: [])
-    let body = try await answer(request, context) { () throws(any Error) in
-      ByteBuffer(bytes: try Snapshot.take(view(process, context)).bytes)
+    let pieces = try await answer(request, context) { () throws(any Error) in
+      let output = AnswerPieces()
+      try output.write(Snapshot.take(view(process, context)).bytes)
+      return output.pieces
     }
     return Response(
-      status: .ok, headers: [.contentType: "application/octet-stream"], body: ResponseBody(byteBuffer: body))
+      status: .ok, headers: [.contentType: "application/octet-stream"], body: ResponseBody(pieces: pieces))
   }
 
   @Sendable private func diff(_ request: Request, _ context: CallerContext) async throws -> Response {
@@ -449,17 +451,6 @@ struct ProcessName {
         advice: "give a positive number, as GET /v1/processes lists")
     }
     (self.id, self.startTime) = (id, startTime)
-  }
-}
-
-extension ResponseBody {
-  /// A body of pieces that are there already.
-  init(pieces: [ByteBuffer]) {
-    // bounded: the sum of what is in memory
-    self.init(contentLength: pieces.reduce(0) { $0 &+ $1.readableBytes }) { writer in
-      for piece in pieces { try await writer.write(piece) }
-      try await writer.finish(nil)
-    }
   }
 }
 
