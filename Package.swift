@@ -175,7 +175,7 @@ let package = Package(
       exclude: ["CPerfetto", "CPrefetch"]),
     .target(
       name: "Watching",
-      dependencies: ["Answers", "ByteText", "IndexReader", "Provenance", "Symbols", "SystemAccess"]),
+      dependencies: ["Answers", "Bounds", "ByteText", "IndexReader", "Provenance", "Symbols", "SystemAccess"]),
     .executableTarget(
       name: "allocsctl",
       dependencies: [
@@ -204,7 +204,7 @@ let package = Package(
       name: "allocsd",
       dependencies: [
         "Answers", "Bounds", "Broker", "ByteText", "CMalloc", "Confinement", "EventExport", "FileFacts", "Front",
-        "IndexReader", "Page", "Provenance", "ServerProtocol", "Symbols", "SystemAccess",
+        "IndexReader", "Page", "Provenance", "Recording", "ServerProtocol", "Symbols", "SystemAccess", "Watching",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Hummingbird", package: "hummingbird"),
         .product(name: "HummingbirdCore", package: "hummingbird"),

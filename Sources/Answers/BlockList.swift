@@ -97,7 +97,7 @@ extension ProcessView {
       try checkIntact()
       throw group.complaint(processID)
     }
-    list.lines = inquiry.lines(of: list.rows, json: json, stacks: stacks)
+    list.lines = inquiry.lines(of: list.rows, json: json, stacks: stacks, hasEnded: list.look.hasEnded)
     try checkIntact()
     return list
   }
@@ -206,7 +206,9 @@ private struct BlockSearch {
 
 extension Inquiry {
   /// The lines of blocks that were found: answers of `query` about their first bytes, in JSON; else a table.
-  fileprivate mutating func lines(of rows: [BlockList.Row], json: Bool, stacks: Bool) -> [UInt8] {
+  fileprivate mutating func lines(
+    of rows: [BlockList.Row], json: Bool, stacks: Bool, hasEnded: Bool
+  ) -> [UInt8] {
     var writer = ByteWriter()
     var meter = BudgetMeter(interval: 16)
     // bounded: digits of numbers, and columns of a line
@@ -215,7 +217,7 @@ extension Inquiry {
       guard meter.goesOn() else { break }
       let references = heap(row.block.base, row.block, previous: nil, next: nil, stacks: json ? stacks : true)
       if json {
-        appendJSON(references, to: &writer)
+        appendJSON(references, hasEnded: hasEnded, to: &writer)
         writer.append(byte: UInt8(ascii: "\n"))
         continue
       }
@@ -256,6 +258,6 @@ extension BlockList {
     return writer.take()
   }
 
-  /// An object a line, as `query` has them.
+  /// An object a line, as `query` has them, and whether the process has ended.
   public var jsonLines: [UInt8] { lines }
 }

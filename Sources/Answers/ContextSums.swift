@@ -148,6 +148,33 @@ struct BlockGroups {
   }
 }
 
+/// Finds the blocks of one group of a process, as of one moment.
+package struct GroupSearch {
+  private let group: GroupName
+  private let view: ProcessView
+  private let clock: SegmentClock
+  private var groups: BlockGroups
+  /// Whether a block was in the group.
+  private var hasGroup = false
+
+  package init(_ group: GroupName, _ view: ProcessView, _ wrappers: Wrappers) {
+    (self.group, self.view) = (group, view)
+    clock = view.shared.segment.clock()
+    groups = BlockGroups(group.grouping, view, wrappers, clock)
+  }
+
+  package mutating func contains(_ block: Allocation) -> Bool {
+    guard groups.contains(block, clock.order(ofTicks: block.ticks), group.key) else { return false }
+    hasGroup = true
+    return true
+  }
+
+  /// Throws `.noSuchGroup` if none of the blocks was in the group.
+  package func check() throws(Complaint) {
+    if !hasGroup { throw group.complaint(view.processID) }
+  }
+}
+
 extension ThreadIdentity {
   /// Whether a record of the thread's slot with `ticks` is surely this thread's: it has not ended, and began before.
   fileprivate func held(slotAt ticks: UInt32) -> Bool {

@@ -9,6 +9,7 @@ import Bounds
 import ByteText
 import Provenance
 import Symbols
+import SystemAccess
 
 /// The difference between two looks at live memory.
 public struct HeapDifference: Sendable {
@@ -130,6 +131,21 @@ public struct HeapDifference: Sendable {
   /// By how much the second number is greater.
   static func change(_ before: UInt64, _ after: UInt64) -> Int64 {
     after >= before ? Int64(clamping: after &- before) : 0 &- Int64(clamping: before &- after)
+  }
+
+  /// Throws if it is not what was asked for: a comparison of two programs, unless these are meant; or one without what
+  /// was allocated between the looks.
+  public func check(otherProgram: Bool, wantsTotals: Bool) throws(Complaint) {
+    if kinship == Kinship.none, !otherProgram {
+      throw Complaint(
+        .usage, what: "\(names.before) and \(names.after) are of \(kinshipWords ?? "two programs")",
+        advice: "give two of one program, or --other-program (other-program=true) to compare them all the same")
+    }
+    if wantsTotals, made == nil {
+      throw Complaint(
+        .noTotals, what: "what was allocated between \(names.before) and \(names.after) is not known",
+        advice: "give two looks at one process that keeps totals: snapshots, or the process itself")
+    }
   }
 
   /// Bytes more of all that lives; less than 0 if fewer.

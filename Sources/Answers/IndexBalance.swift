@@ -144,6 +144,9 @@ extension ProcessView {
     return losses
   }
 
+  /// The known losses of the index, now.
+  package func knownLosses() -> Losses { losses(isWriting: Surroundings(of: self).isWriting, budget: nil) }
+
   /// The sums of all blocks, and the known losses of the index, by one pass over the index. `scope` is placed. Throws
   /// `.noSuchGroup` if no block, of whatever time, is in the scope's group.
   func sums(

@@ -87,9 +87,10 @@ extension Inquiry {
     return answer
   }
 
-  /// The JSON of the answer, from parts that were rendered before.
+  /// The JSON of the answer, from parts that were rendered before. `hasEnded`: whether it is said that the process has
+  /// ended.
   @inline(__always)
-  mutating func appendJSON(_ heap: HeapReferences, to writer: inout ByteWriter) {
+  mutating func appendJSON(_ heap: HeapReferences, hasEnded: Bool = false, to writer: inout ByteWriter) {
     let ticks = heap.allocation.ticks
     writer.appendHead(heap.address, .heap)
     writer.append(block: Answer.Block(heap.allocation), offset: heap.address &- heap.allocation.base)
@@ -110,6 +111,7 @@ extension Inquiry {
       if mappingJSON[index].isEmpty { renderMapping(index) }
       writer.append(bytes: mappingJSON[index])
     }
+    if hasEnded { writer.append(",\"ended\":true") }
     writer.append(bytes: lossesJSON)
     writer.append("}")
   }

@@ -4,6 +4,7 @@
 
 import Answers
 import Provenance
+import Recording
 import SystemAccess
 
 /// How the caller wants to see allocations.
@@ -60,6 +61,26 @@ struct BlocksRequest {
   var limit: Int
 }
 
+/// A process by its id, and perhaps its start time (field 22 of /proc/PID/stat); nil: the latest with that id.
+struct NamedProcess: Equatable {
+  var id: Int32
+  var startTime: UInt64?
+
+  /// As a server's paths name it.
+  var path: String { "\(id)" + (startTime.map { "@\($0)" } ?? "") }
+}
+
+/// How two processes are compared.
+struct DifferenceRequest {
+  var perspective: Perspective
+  var grouping: HeapDifference.Grouping
+  var limit: Int
+  /// Whether what was allocated between the looks is asked for, too.
+  var wantsTotals: Bool
+  /// Whether two programs are compared, too.
+  var otherProgram: Bool
+}
+
 /// Which events of a process are wanted, and in which form.
 struct EventRequest {
   /// Conditions by name, as `EventFilter` takes them.
@@ -82,8 +103,18 @@ protocol AnswerSource {
   func marks(of pid: Int32, json: Bool) throws(Complaint) -> [UInt8]
   func memory(of pid: Int32, pins: Bool, _ perspective: Perspective, json: Bool) throws(Complaint) -> [UInt8]
   func tree(of pid: Int32, _ request: TreeRequest, json: Bool) throws(Complaint) -> [UInt8]
-  /// Live memory by call stack, as a file of `format`. Says on standard error what the index lacks.
-  func profile(of pid: Int32, _ scope: ScopeRequest, _ format: ProfileFormat) throws(Complaint) -> [UInt8]
+  /// Writes live memory as a file of `format` to `path`. Says on standard error what the index lacks. Nothing is left
+  /// of a file that is not whole; the error of what was interrupted has the code ECANCELED.
+  func export(
+    _ process: NamedProcess, _ scope: ScopeRequest, _ format: FileFormat, to path: String,
+    until interruption: Interruption
+  ) throws(Complaint)
+  /// Writes a snapshot of a process to `path`, in the same way.
+  func snapshot(of pid: Int32, to path: String, until interruption: Interruption) throws(Complaint) -> Snapshot.Result
+  /// What differs between two processes; and how many bytes more live in the second.
+  func difference(
+    _ first: NamedProcess, _ second: NamedProcess, _ request: DifferenceRequest, json: Bool
+  ) throws(Complaint) -> (bytes: [UInt8], growth: Int64)
   func blocks(of pid: Int32, _ request: BlocksRequest, json: Bool) throws(Complaint) -> [UInt8]
   /// The answers to all addresses, in their order. Throws also where there is no address, if the process can't be asked
   /// about.

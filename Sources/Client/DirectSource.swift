@@ -92,13 +92,59 @@ final class DirectSource: AnswerSource {
     }
   }
 
-  func profile(of pid: Int32, _ scope: ScopeRequest, _ format: ProfileFormat) throws(Complaint) -> [UInt8] {
-    try Budget.ofQuestion().shown(Self.words(pid)) { () throws(Complaint) in
+  func export(
+    _ process: NamedProcess, _ scope: ScopeRequest, _ format: FileFormat, to path: String,
+    until interruption: Interruption
+  ) throws(Complaint) {
+    let budget = Budget.ofExport()
+    interruption.onInterruption { budget.cancel() }
+    let missing = try budget.shown("exporting process \(process.id)", isQuiet: path == "-") { () throws(Complaint) in
+      let view = try view(of: process)
       var scope = try scope.scope()
-      scope.wantsTotals = format.hasTotals
-      let sums = try view(of: pid).stackSums(scope)
-      if let missing = sums.lossSentence { complain("process \(pid): \(missing)") }
-      return format.render(sums)
+      let output = try ExportOutput(path: path)
+      let missing: String?
+      switch format {
+      case .sums(let format):
+        scope.wantsTotals = format.hasTotals
+        let sums = try view.stackSums(scope)
+        missing = sums.lossSentence
+        try output.write(format.render(sums))
+      case .blocks(let format): missing = try format.write(liveBlocksOf: view, scope, to: output)
+      }
+      try output.finish()
+      return missing
+    }
+    if let missing { complain("process \(process.id): \(missing)") }
+  }
+
+  func snapshot(
+    of pid: Int32, to path: String, until interruption: Interruption
+  ) throws(Complaint) -> Snapshot.Result {
+    let budget = Budget.ofExport()
+    interruption.onInterruption { budget.cancel() }
+    return try budget.shown(Self.words(pid)) { () throws(Complaint) in
+      let output = try ExportOutput(path: path)
+      let (bytes, result) = try Snapshot.take(try view(of: pid))
+      try output.write(bytes)
+      try output.finish()
+      return result
+    }
+  }
+
+  func difference(
+    _ first: NamedProcess, _ second: NamedProcess, _ request: DifferenceRequest, json: Bool
+  ) throws(Complaint) -> (bytes: [UInt8], growth: Int64) {
+    let words = "comparing process \(first.id) with process \(second.id)"
+    return try Budget.ofRecording().shown(words) { () throws(Complaint) in
+      var scope = try ScopeRequest(perspective: request.perspective).scope()
+      scope.wantsTotals = request.wantsTotals
+      let difference = HeapDifference(
+        from: try view(of: first).stackSums(scope), named: "process \(first.id)",
+        to: try view(of: second).stackSums(scope), named: "process \(second.id)", by: request.grouping,
+        limit: request.limit, wantsTotals: request.wantsTotals)
+      try Budget.current?.check()
+      try difference.check(otherProgram: request.otherProgram, wantsTotals: request.wantsTotals)
+      return (Array((json ? difference.json + "\n" : difference.text).utf8), difference.growth)
     }
   }
 
@@ -152,6 +198,14 @@ final class DirectSource: AnswerSource {
   }
 
   private static func words(_ pid: Int32) -> String { "looking at process \(pid)" }
+
+  func view(of process: NamedProcess) throws(Complaint) -> ProcessView {
+    let view = try view(of: process.id)
+    guard let wanted = process.startTime, wanted != view.startTime else { return view }
+    throw Complaint(
+      .noSuchProcess, what: "process \(process.id) did not start at \(wanted) but at \(view.startTime)",
+      advice: "`allocsctl ps --json` tells start times")
+  }
 
   /// The view of process `pid`. A command asks about one process in several pieces; the segment stays open between them
   /// as long as it is the live process's.

@@ -12,8 +12,7 @@ import SystemAccess
 
 /// A source of live memory, as the command line names it: PID, PID@START, FILE, FILE@MOMENT.
 enum HeapSource: Equatable {
-  /// `startTime`: which process of this id is meant, by field 22 of /proc/PID/stat; nil: the latest.
-  case process(id: Int32, startTime: UInt64?)
+  case process(NamedProcess)
   case file(path: String, moment: Moment)
 
   /// A moment of a recording.
@@ -30,7 +29,7 @@ enum HeapSource: Equatable {
     // bounded: an optional of a text
     let startTime = parts.count > 1 ? UInt64(parts[1]) : nil
     if let first = parts.first, let id = parseProcessID(first), parts.count == 1 || startTime != nil {
-      self = .process(id: id, startTime: startTime)
+      self = .process(NamedProcess(id: id, startTime: startTime))
       return
     }
     var status = stat()
@@ -54,17 +53,21 @@ enum HeapSource: Equatable {
   /// The name of the source in a report.
   var name: String {
     switch self {
-    case .process(let id, _): "process \(id)"
+    case .process(let process): "process \(process.id)"
     case .file(let path, .end): path
     case .file(let path, .peak): "\(path) at its peak"
     case .file(let path, .seconds(let seconds)): "\(path) after \(Units.duration(seconds))"
     }
   }
 
-  /// Throws `.usage` if options are given that say nothing of this source: a file has no server, and no blocks of
-  /// pools.
+  /// Throws `.usage` if options are given that say nothing of this source: this program reads it itself, and a file has
+  /// no blocks of pools.
   func refuse(_ level: LevelOptions, _ options: SourceOptions) throws(Complaint) {
     if isFile { try level.refuseBlocks(of: name) }
+    try refuse(options)
+  }
+
+  func refuse(_ options: SourceOptions) throws(Complaint) {
     let given = [("--socket", options.socket != nil), ("--direct", options.direct && isFile)]
     guard let wrong = given.first(where: \.1)?.0 else { return }
     throw Complaint(
@@ -76,24 +79,13 @@ enum HeapSource: Equatable {
     return false
   }
 
-  /// Throws if another start time of process `id` is wanted than it has.
-  func check(startTime: UInt64, of id: Int32, wanted: UInt64?) throws(Complaint) {
-    guard let wanted, wanted != startTime else { return }
-    throw Complaint(
-      .noSuchProcess, what: "process \(id) did not start at \(wanted) but at \(startTime)",
-      advice: "`allocsctl ps --json` tells start times")
-  }
-
   /// Live memory by call stack, read by this program itself. `wantsTotals`: what was ever allocated is asked for, too,
   /// where it is known.
   func stackSums(_ scope: ScopeRequest, wantsTotals: Bool = false) throws(Complaint) -> StackSums {
     var heap = try scope.scope()
     heap.wantsTotals = wantsTotals
     switch self {
-    case .process(let id, let startTime):
-      let view = try ProcessView(pid: id)
-      try check(startTime: view.startTime, of: id, wanted: startTime)
-      return try view.stackSums(heap)
+    case .process(let process): return try DirectSource().view(of: process).stackSums(heap)
     case .file(let path, let moment):
       try scope.refuseFile(path)
       let recorded = try Recording(path: path)
@@ -184,6 +176,7 @@ struct SnapshotCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "snapshot",
     abstract: "Write all live blocks of a process into a file, with the names of their stacks.",
+    usage: "allocsctl snapshot <pid> -o <file> [--socket <path> | --direct]",
     discussion: """
       The process is not stopped. Each block in the file lived at a moment of the look at the index, whose length is \
       told; a block that lived all through it is in the file. What reads a recording reads a snapshot: replay, tree, \
@@ -201,20 +194,20 @@ struct SnapshotCommand: ParsableCommand {
   @Option(name: .shortAndLong, help: .init("Where to.", valueName: "file"))
   var output: String
 
+  @OptionGroup var options: SourceOptions
+
   func run() throws {
-    // Where ^C comes, nothing is left of a file that is not whole.
-    let budget = Budget.ofExport()
+    // The signals are blocked before the source makes threads.
     let interruption = Interruption()
-    interruption.onInterruption { budget.cancel() }
     do throws(Complaint) {
-      try budget.shown("looking at process \(pid)") { () throws(Complaint) in
-        let result = try Snapshot.write(try openSegment(pid), to: output)
-        let lost = result.lost > 0 ? ", \(Losses.words(ofBlocks: result.lost))" : ""
-        let look = "looked at in \(Units.duration(result.seconds))"
-        try StandardOutput.write(
-          "\(TextLayout.printable(output)): \(Units.count(result.blocks, "block")) \(look)\(lost), "
-            + "\(Units.bytes(result.bytes))\n")
+      let result = try options.asking { source throws(Complaint) in
+        try source.snapshot(of: pid, to: output, until: interruption)
       }
+      let lost = result.lost > 0 ? ", \(Losses.words(ofBlocks: result.lost))" : ""
+      let look = "looked at in \(Units.duration(result.seconds))"
+      try StandardOutput.write(
+        "\(TextLayout.printable(output)): \(Units.count(result.blocks, "block")) \(look)\(lost), "
+          + "\(Units.bytes(result.bytes))\n")
     } catch {
       guard error.code == ECANCELED else { throw error }
       throw ExitCode(128 + SIGINT)
@@ -231,6 +224,7 @@ struct Diff: ParsableCommand {
       allocsctl diff <from> <to> [--by site|stack] [--fail-over <size>]
                      [--totals] [--other-program] [--limit <number>]
                      [--wrapper <pattern>] ... [--json]
+                     [--socket <path> | --direct]
       """,
     discussion: """
       Each of the two is a process (its memory of now), a snapshot, or a recording: FILE for its end, FILE@2.5s, \
@@ -282,40 +276,53 @@ struct Diff: ParsableCommand {
     }
   }
 
+  @OptionGroup var options: SourceOptions
+
   func run() throws {
-    let sources = (try HeapSource(from), try HeapSource(to))
-    let scope = ScopeRequest(perspective: try Perspective(wrappers))
-    let words = "comparing \(sources.0.name) with \(sources.1.name)"
+    let request = DifferenceRequest(
+      perspective: try Perspective(wrappers), grouping: by, limit: limit, wantsTotals: totals,
+      otherProgram: otherProgram)
+    let growth: Int64
+    switch (try HeapSource(from), try HeapSource(to)) {
+    case (.process(let first), .process(let second)):
+      let (bytes, difference) = try options.asking { source throws(Complaint) in
+        try source.difference(first, second, request, json: json)
+      }
+      try StandardOutput.write(bytes)
+      growth = difference
+    case let (first, second):
+      let difference = try difference(first, second, request)
+      try StandardOutput.write(json ? difference.json + "\n" : difference.text)
+      if failOver != nil, let (name, problem) = difference.problem {
+        throw Complaint(
+          .unreadable, what: "cannot check --fail-over, as \(name) is not whole: \(problem)",
+          advice: "compare files that are whole")
+      }
+      growth = difference.growth
+    }
+    if let most = failOver.flatMap({ Units.bytes(inSize: $0) }), growth > 0, growth.magnitude > most {
+      complain(
+        "live memory grew by \(Units.bytes(growth.magnitude)), more than --fail-over allows — see the rows above")
+      throw ExitCode(ExitStatus.checkFailed)
+    }
+  }
+
+  /// Where a file is one of the two: it is the caller's, and so is the comparison.
+  private func difference(
+    _ first: HeapSource, _ second: HeapSource, _ request: DifferenceRequest
+  ) throws(Complaint) -> HeapDifference {
+    if options.socket != nil || first.isFile && second.isFile { try (first.isFile ? first : second).refuse(options) }
+    let scope = ScopeRequest(perspective: request.perspective)
+    let words = "comparing \(first.name) with \(second.name)"
     let difference = try Budget.ofRecording().shown(words) { () throws(Complaint) in
       let difference = HeapDifference(
-        from: try sources.0.stackSums(scope, wantsTotals: totals), named: sources.0.name,
-        to: try sources.1.stackSums(scope, wantsTotals: totals), named: sources.1.name, by: by, limit: limit,
+        from: try first.stackSums(scope, wantsTotals: totals), named: first.name,
+        to: try second.stackSums(scope, wantsTotals: totals), named: second.name, by: by, limit: limit,
         wantsTotals: totals)
       try Budget.current?.check()
       return difference
     }
-    if difference.kinship == Kinship.none, !otherProgram {
-      throw Complaint(
-        .usage, what: "\(sources.0.name) and \(sources.1.name) are of \(difference.kinshipWords ?? "two programs")",
-        advice: "give two of one program, or --other-program to compare them all the same")
-    }
-    if totals, difference.made == nil {
-      throw Complaint(
-        .noTotals, what: "what was allocated between \(sources.0.name) and \(sources.1.name) is not known",
-        advice: "give two looks at one process that keeps totals: snapshots, or the process itself")
-    }
-    try StandardOutput.write(json ? difference.json + "\n" : difference.text)
-    guard let most = failOver.flatMap({ Units.bytes(inSize: $0) }) else { return }
-    if let (name, problem) = difference.problem {
-      throw Complaint(
-        .unreadable, what: "cannot check --fail-over, as \(name) is not whole: \(problem)",
-        advice: "compare files that are whole")
-    }
-    if difference.growth > 0, difference.growth.magnitude > most {
-      complain(
-        "live memory grew by \(Units.bytes(difference.growth.magnitude)), more than --fail-over allows — "
-          + "see the rows above")
-      throw ExitCode(ExitStatus.checkFailed)
-    }
+    try difference.check(otherProgram: otherProgram, wantsTotals: totals)
+    return difference
   }
 }

@@ -232,24 +232,8 @@ struct ReplayCommand: ParsableCommand {
   }
 }
 
-/// A format of `export`: of a recording, or of a process.
-enum AnyFormat: ExpressibleByArgument, Equatable {
-  case recording(ExportFormat)
-  case profile(ProfileFormat)
-
-  init?(argument: String) {
-    if let format = ExportFormat(rawValue: argument) {
-      self = .recording(format)
-    } else if let format = ProfileFormat(rawValue: argument) {
-      self = .profile(format)
-    } else {
-      return nil
-    }
-  }
-
-  static var allValueStrings: [String] {
-    ExportFormat.allCases.map(\.rawValue) + ProfileFormat.allCases.map(\.rawValue)  // bounded: lists of texts
-  }
+extension FileFormat: ExpressibleByArgument {
+  public static var allValueStrings: [String] { allCases.map(\.rawValue) }
 }
 
 struct Export: ParsableCommand {
@@ -284,7 +268,7 @@ struct Export: ParsableCommand {
   var source: String
 
   @Option(help: .init("One of these.", valueName: "format"))
-  var format: AnyFormat
+  var format: FileFormat
 
   @Option(name: .shortAndLong, help: .init("Where to; - is standard output.", valueName: "file"))
   var output: String
@@ -294,40 +278,17 @@ struct Export: ParsableCommand {
   @OptionGroup var options: SourceOptions
 
   func run() throws {
-    // Where ^C comes, nothing is left of a file that is not whole.
+    // The signals are blocked before the source makes threads. Where ^C comes, nothing is left of a file that is not
+    // whole.
+    let interruption = Interruption()
     do throws(Complaint) {
-      let (source, budget) = (try HeapSource(source), Budget.ofExport())
-      if case (.profile(let format), .process(let pid, nil)) = (format, source) {
-        // Until the file is written, which takes no time, ^C ends the command as any other.
-        let bytes = try options.source().profile(of: pid, try scope.request(), format)
-        let interruption = Interruption()
-        interruption.onInterruption {}
-        return try write(bytes)
-      }
-      try source.refuse(scope.level, options)
-      let interruption = Interruption()
-      interruption.onInterruption { budget.cancel() }
-      try budget.shown("exporting \(source.name)", isQuiet: output == "-") { () throws(Complaint) in
-        switch format {
-        case .profile(let format):
-          let sums = try source.stackSums(try scope.request(), wantsTotals: format.hasTotals)
-          if let missing = sums.lossSentence { complain("\(source.name): \(missing)") }
-          try write(format.render(sums))
-        case .recording(let format):
-          let recorded = try recording(of: source)
-          var losses = recorded.knownLosses
-          // These are said when all of the file was read.
-          losses.problems = []
-          if let missing = losses.sentence { complain("\(source.name): \(missing)") }
-          var moment = recorded.moment.map { ExportedMoment(stamp: $0) }
-          let window = try scope.window.window()
-          if !window.isAll {
-            let stamp = recorded.moment ?? recorded.recording.endStamp
-            moment = ExportedMoment(stamp: stamp, window: try recorded.recording.placed(window, at: stamp))
-          }
-          try recorded.recording.export(format, at: moment, to: output)
-          for problem in recorded.recording.problems { complain("\(source.name): \(problem)") }
+      switch try HeapSource(source) {
+      case .process(let process):
+        let request = try scope.request()
+        try options.asking { source throws(Complaint) in
+          try source.export(process, request, format, to: output, until: interruption)
         }
+      case .file(let path, let named): try write(path, named, until: interruption)
       }
     } catch {
       guard error.code == ECANCELED else { throw error }
@@ -335,33 +296,37 @@ struct Export: ParsableCommand {
     }
   }
 
-  /// The recording that the events, or the blocks of a moment, are told of: a file, or a snapshot of a process.
-  private func recording(
-    of source: HeapSource
-  ) throws(Complaint) -> (recording: Recording, moment: UInt64?, knownLosses: Losses) {
-    guard scope.wrappers.wrapper.isEmpty, scope.group.within == nil else {
-      throw Complaint(
-        .usage, what: "a group, or a wrapper, is asked of an export as \(ExportFormat.list)",
-        advice: "these tell each block with its whole stack; the others take groups and wrappers: "
-          + ProfileFormat.allCases.map(\.rawValue).joined(separator: ", "))  // bounded: texts that are put together
+  /// Writes what a file has: a snapshot, or a recording.
+  private func write(_ path: String, _ named: HeapSource.Moment, until interruption: Interruption) throws(Complaint) {
+    let source = HeapSource.file(path: path, moment: named)
+    try source.refuse(scope.level, options)
+    let request = try scope.request()
+    try request.refuseFile(path)
+    let budget = Budget.ofExport()
+    interruption.onInterruption { budget.cancel() }
+    try budget.shown("exporting \(source.name)", isQuiet: output == "-") { () throws(Complaint) in
+      switch format {
+      case .sums(let format):
+        let sums = try source.stackSums(request, wantsTotals: format.hasTotals)
+        if let missing = sums.lossSentence { complain("\(source.name): \(missing)") }
+        let file = try ExportOutput(path: output)
+        try file.write(format.render(sums))
+        try file.finish()
+      case .blocks(let format):
+        let recording = try Recording(path: path)
+        var losses = recording.knownLosses
+        // These are said when all of the file was read.
+        losses.problems = []
+        if let missing = losses.sentence { complain("\(source.name): \(missing)") }
+        let stamp = recording.stamp(of: named)
+        var moment = named == .end ? nil : ExportedMoment(stamp: stamp)
+        if !request.window.isAll {
+          moment = ExportedMoment(stamp: stamp, window: try recording.placed(request.window, at: stamp))
+        }
+        try recording.export(format, at: moment, wrappers: try request.scope().wrappers, to: output)
+        for problem in recording.problems { complain("\(source.name): \(problem)") }
+      }
     }
-    switch source {
-    case .process(let id, let startTime):
-      try scope.level.refuseBlocks(of: source.name)
-      let shared = try openSegment(id)
-      try source.check(startTime: shared.segment.startTime, of: id, wanted: startTime)
-      let recorded = try Recording(snapshotOf: shared, path: source.name)
-      return (recorded, nil, recorded.knownLosses)
-    case .file(let path, let moment):
-      let recorded = try Recording(path: path)
-      return (recorded, moment == .end ? nil : recorded.stamp(of: moment), recorded.knownLosses)
-    }
-  }
-
-  private func write(_ bytes: [UInt8]) throws(Complaint) {
-    let file = try ExportOutput(path: output)
-    try file.write(bytes)
-    try file.finish()
   }
 }
 

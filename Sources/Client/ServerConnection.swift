@@ -17,6 +17,8 @@ final class ServerConnection: @unchecked Sendable {
     var body: [UInt8]
     /// What the index lacks that the answer was made from, where its form has no place for that.
     var missing: String?
+    /// Of a comparison: the bytes that live in the second and not in the first.
+    var growth: Int64?
   }
 
   private let path: String
@@ -73,7 +75,7 @@ final class ServerConnection: @unchecked Sendable {
         channel.close(promise: nil)
         channel = try Self.adopt(Self.connect(path, requireTrust), path, group)
         return try exchange(method, uri, accept, body)
-      } catch  where isUsed {
+      } catch  where isUsed && !isClosing.withLock({ $0 }) {
         // No request changes anything, so it may be sent twice.
         channel = try Self.adopt(Self.connect(path, requireTrust), path, group)
         return try exchange(method, uri, accept, body)
@@ -81,6 +83,7 @@ final class ServerConnection: @unchecked Sendable {
     } catch let complaint as Complaint {
       throw complaint
     } catch {
+      if isClosing.withLock({ $0 }) { throw Complaint(.budget, what: "whoever asked has gone", code: ECANCELED) }
       let why = "\(error)"
       throw Complaint(
         .obstacle, what: "the server at \(path) broke off its answer: \(why)",
@@ -167,6 +170,7 @@ private final class Exchange: ChannelDuplexHandler {
   private var pending: EventLoopPromise<ServerConnection.Response>?
   private var status: UInt = 0
   private var missing: String?
+  private var growth: Int64?
   private var body: [UInt8] = []
   private var isStream = false
 
@@ -207,13 +211,14 @@ private final class Exchange: ChannelDuplexHandler {
     case .head(let head):
       status = head.status.code
       missing = head.headers.first(name: MissingHeader.name)
+      growth = head.headers.first(name: GrowthHeader.name).flatMap { Int64($0) }  // bounded: an optional of a text
     case .body(let piece):
       body.append(contentsOf: piece.readableBytesView)
       if isStream, status == 200 { printLines(context) }
       if body.count > Self.bodyLimit { end(context, "it is larger than \(Self.bodyLimit >> 20) MiB") }
     case .end:
       timeout?.cancel()
-      pending?.succeed(ServerConnection.Response(status: status, body: body, missing: missing))
+      pending?.succeed(ServerConnection.Response(status: status, body: body, missing: missing, growth: growth))
       pending = nil
       body = []
     }

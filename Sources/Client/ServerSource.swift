@@ -4,14 +4,18 @@
 // bounded: texts, and lists of texts, that are put together; room for addresses that are in memory
 
 import Answers
+import Bounds
 import ByteText
 import NIOHTTP1
+import Recording
 import ServerProtocol
 import SystemAccess
 
 /// Asks a server.
 final class ServerSource: AnswerSource {
   private let connection: ServerConnection
+  /// Whether the server refused an answer for what it may take, or for whom it may be of, and not for what was asked.
+  private(set) var hasMetLimit = false
 
   init(_ connection: ServerConnection) { self.connection = connection }
 
@@ -47,12 +51,65 @@ final class ServerSource: AnswerSource {
         + Self.parameters(request.scope), json: json)
   }
 
-  func profile(of pid: Int32, _ scope: ScopeRequest, _ format: ProfileFormat) throws(Complaint) -> [UInt8] {
-    let uri = "/v1/processes/\(pid)/profile?format=\(format)" + Self.parameters(scope)
+  func export(
+    _ process: NamedProcess, _ scope: ScopeRequest, _ format: FileFormat, to path: String,
+    until interruption: Interruption
+  ) throws(Complaint) {
+    let uri = "/v1/processes/\(process.path)/profile?format=\(format.rawValue)" + Self.parameters(scope)
+    let response = try file(uri, until: interruption)
+    if let missing = response.missing { complain("process \(process.id): \(missing)") }
+    let output = try ExportOutput(path: path)
+    try output.write(response.body)
+    try output.finish()
+  }
+
+  func snapshot(
+    of pid: Int32, to path: String, until interruption: Interruption
+  ) throws(Complaint) -> Snapshot.Result {
+    let response = try file("/v1/processes/\(pid)/snapshot", until: interruption)
+    let budget = Budget.ofExport()
+    interruption.onInterruption { budget.cancel() }
+    return try budget.run { () throws(Complaint) in
+      let result = try Snapshot.check(response.body, of: "process \(pid)")
+      let output = try ExportOutput(path: path)
+      try output.write(response.body)
+      try output.finish()
+      return result
+    }
+  }
+
+  /// A file in whole, whose bytes are not looked at.
+  private func file(
+    _ uri: String, until interruption: Interruption
+  ) throws(Complaint) -> ServerConnection.Response {
+    let connection = connection
+    interruption.onInterruption { connection.close() }
+    // What comes after it is done at once.
+    defer { interruption.onInterruption {} }
     let response = try showing(Self.words) { () throws(Complaint) in try connection.send(.GET, uri, accept: "*/*") }
     guard response.status == 200 else { throw complaint(in: response) }
-    if let missing = response.missing { complain("process \(pid): \(missing)") }
-    return response.body
+    return response
+  }
+
+  func difference(
+    _ first: NamedProcess, _ second: NamedProcess, _ request: DifferenceRequest, json: Bool
+  ) throws(Complaint) -> (bytes: [UInt8], growth: Int64) {
+    let parameters: [(String, String)] =
+      [("to", second.path)] + (request.wantsTotals ? [("totals", "true")] : [])
+      + (request.otherProgram ? [("other-program", "true")] : [])
+    let uri =
+      "/v1/processes/\(first.path)/diff?by=\(request.grouping)&limit=\(request.limit)" + Self.parameters(parameters)
+      + Self.parameters(request.perspective)
+    let response = try showing(Self.words) { () throws(Complaint) in
+      try connection.send(.GET, uri, accept: json ? "application/json" : "text/plain")
+    }
+    guard response.status == 200 else { throw complaint(in: response) }
+    guard let growth = response.growth else {
+      throw Complaint(
+        .obstacle, what: "the server does not say by how much live memory grew",
+        advice: "start it anew with this version's allocsd, or use --direct")
+    }
+    return (TextLayout.lines(fromServer: response.body), growth)
   }
 
   func blocks(of pid: Int32, _ request: BlocksRequest, json: Bool) throws(Complaint) -> [UInt8] {
@@ -152,6 +209,7 @@ final class ServerSource: AnswerSource {
 
   /// The server's complaint. Its words include the advice.
   private func complaint(in response: ServerConnection.Response) -> Complaint {
+    hasMetLimit = [409, 413, 504].contains(response.status)
     let text = String(decoding: response.body, as: UTF8.self)
     let kind: Complaint.Kind =
       response.status == 400

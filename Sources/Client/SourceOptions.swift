@@ -40,4 +40,19 @@ struct SourceOptions: ParsableArguments {
     }
     return DirectSource()
   }
+
+  /// Asks the source. What a server refuses for want of time or memory, this program then does itself, as where there
+  /// is no server: an answer that is a file may have any length. A server that was named must answer.
+  func asking<Result>(
+    _ ask: (any AnswerSource) throws(Complaint) -> Result
+  ) throws(Complaint) -> Result {
+    let source = try source()
+    do throws(Complaint) {
+      return try ask(source)
+    } catch {
+      guard socket == nil, let server = source as? ServerSource, server.hasMetLimit else { throw error }
+      complain("the server can't answer, so the index is read without it: \(error.what)")
+      return try ask(DirectSource())
+    }
+  }
 }

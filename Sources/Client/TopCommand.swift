@@ -209,9 +209,9 @@ struct Top: ParsableCommand {
     let scope = try mapped.request(scope)
     let pid: Int32
     switch try HeapSource(source) {
-    case .process(let id, nil): pid = id
-    case .process(let id, _):
-      throw Complaint(.usage, what: "\"\(source)\" is no process id", advice: "give the id alone: \(id)")
+    case .process(let process) where process.startTime == nil: pid = process.id
+    case .process(let process):
+      throw Complaint(.usage, what: "\"\(source)\" is no process id", advice: "give the id alone: \(process.id)")
     case let file: return try show(file, scope)
     }
     if !once, !json, !totals, length == nil, Terminal.isUsable {
@@ -357,7 +357,8 @@ struct Tree: ParsableCommand {
   func run() throws {
     let request = TreeRequest(scope: try mapped.request(scope), isInverted: inverted, limit: limit)
     switch try HeapSource(source) {
-    case .process(let pid, nil): try StandardOutput.write(try options.source().tree(of: pid, request, json: json))
+    case .process(let process) where process.startTime == nil:
+      try StandardOutput.write(try options.source().tree(of: process.id, request, json: json))
     case let other:
       try other.refuse(scope.level, options)
       let tree = try Budget.ofRecording().shown("reading \(other.name)") { () throws(Complaint) in

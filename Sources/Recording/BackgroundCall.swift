@@ -16,8 +16,13 @@ final class BackgroundCall {
   init(niceness: Int32 = 0, _ body: @escaping () -> Void) {
     (self.body, self.niceness) = (body, niceness)
     var created = pthread_t()
+    var attributes = pthread_attr_t()
+    pthread_attr_init(&attributes)
+    // A stack counts as memory of the process in whole, where that has a limit.
+    pthread_attr_setstacksize(&attributes, 1 << 20)
+    defer { pthread_attr_destroy(&attributes) }
     let code = pthread_create(
-      &created, nil,
+      &created, &attributes,
       { argument in
         if let argument { Unmanaged<BackgroundCall>.fromOpaque(argument).takeUnretainedValue().runOnThread() }
         return nil

@@ -3,7 +3,6 @@
 // ends of blocks.
 
 import Answers
-import Bounds
 import SystemAccess
 
 /// A renderer of a format that is told of blocks: each block once at its beginning and once at its
@@ -37,13 +36,16 @@ extension BlockRenderer {
       nodes[id] = node
       return node
     }
-    var meter = BudgetMeter()
-    for block in recording.firstBlocks(at: moment) {
-      guard meter.goesOn() else { break }
+    let hasEvents = moment == nil && recording.eventCount > 0
+    try recording.forEachFirstBlock(at: moment) { block throws(Complaint) in
       try advance(to: moment?.stamp ?? recording.startStamp)
-      live[block.base] = begin(size: block.size, node: node(ofContext: block.context), ticks: block.ticks)
+      let begun = begin(size: block.size, node: node(ofContext: block.context), ticks: block.ticks)
+      // Without events, none of them ends.
+      guard hasEvents else { return }
+      share.hold((live.count &+ 1) &* (MemoryLayout<Block>.stride &+ 8) &* 2)
+      live[block.base] = begun
     }
-    guard moment == nil else { return }
+    guard hasEvents else { return }
     try recording.forEachEvent { event throws(Complaint) in
       try advance(to: event.stamp)
       share.hold(live.count &* (MemoryLayout<Block>.stride &+ 8) &* 2)

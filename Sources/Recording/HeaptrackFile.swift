@@ -23,7 +23,7 @@ import SystemAccess
 struct HeaptrackFile: BlockRenderer {
   private let recording: Recording
   private let moment: ExportedMoment?
-  private let output: ExportOutput
+  private let output: any ExportSink
   /// Bytes of whole lines that are not written yet.
   private var pending: [UInt8] = []
   /// Indices of the lines that were written, by their contents.
@@ -48,7 +48,8 @@ struct HeaptrackFile: BlockRenderer {
   /// So many bytes are collected before they are written.
   private static let bufferBytes = 1 << 20
 
-  init(_ recording: Recording, at moment: ExportedMoment?, to output: ExportOutput) {
+  /// `wrappers` say nothing here: stacks are told whole.
+  init(_ recording: Recording, at moment: ExportedMoment?, wrappers _: Wrappers, to output: any ExportSink) {
     self.recording = recording
     self.moment = moment
     self.output = output

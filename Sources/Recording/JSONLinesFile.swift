@@ -3,7 +3,6 @@
 // events, and each context before the first line that refers to it. docs/json.md lists the fields.
 
 import Answers
-import Bounds
 import IndexReader
 import Provenance
 import SystemAccess
@@ -12,7 +11,7 @@ import SystemAccess
 struct JSONLinesFile: ExportRenderer {
   private let recording: Recording
   private let moment: ExportedMoment?
-  private let output: ExportOutput
+  private let output: any ExportSink
   private let naming: StackNaming
   /// The contexts whose lines were written; context 0 is nobody, and has none.
   private var told: Set<UInt32> = [0]
@@ -20,19 +19,17 @@ struct JSONLinesFile: ExportRenderer {
   /// So many bytes are collected before they are written.
   private static let bufferBytes = 1 << 20
 
-  init(_ recording: Recording, at moment: ExportedMoment?, to output: ExportOutput) {
+  init(_ recording: Recording, at moment: ExportedMoment?, wrappers: Wrappers, to output: any ExportSink) {
     self.recording = recording
     self.moment = moment
     self.output = output
-    naming = StackNaming(recording)
+    naming = StackNaming(recording, wrappers: wrappers)
   }
 
   mutating func render() throws(Complaint) {
     var writer = ByteWriter(capacity: Self.bufferBytes)
     appendHead(to: &writer)
-    var meter = BudgetMeter()
-    for block in recording.firstBlocks(at: moment) {
-      guard meter.goesOn() else { break }
+    try recording.forEachFirstBlock(at: moment) { block throws(Complaint) in
       append(block, to: &writer)
       if writer.count > Self.bufferBytes { try output.write(writer.take()) }
     }

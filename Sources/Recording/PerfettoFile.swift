@@ -40,7 +40,7 @@ struct PerfettoFile: BlockRenderer {
 
   private let recording: Recording
   private let moment: ExportedMoment?
-  private let output: ExportOutput
+  private let output: any ExportSink
   private var pending = MessageStorage()
   /// Names that were interned since the last packet, and go into the next.
   private var interned: UnsafeMutablePointer<Perfetto__InternedData>
@@ -71,7 +71,8 @@ struct PerfettoFile: BlockRenderer {
   private let startStamp: UInt64
   private let endStamp: UInt64
 
-  init(_ recording: Recording, at moment: ExportedMoment?, to output: ExportOutput) {
+  /// `wrappers` say nothing here: stacks are told whole.
+  init(_ recording: Recording, at moment: ExportedMoment?, wrappers _: Wrappers, to output: any ExportSink) {
     self.recording = recording
     self.moment = moment
     self.output = output

@@ -111,10 +111,12 @@ public final class Recording: OriginTables {
   public private(set) var blocksUntil: UInt64 = 0
   /// The knowledge about the blocks of a recording without events, when they were read once.
   private var still: (sums: BlockSums, areDistinct: Bool, areSorted: Bool)?
-  private let symbolizer = Symbolizer()
+  private let symbolizer: Symbolizer
   /// Bytes of memory that rows of tables may still take.
   private var room: Int
   private let limit: Int
+  /// The part that tables have taken of the budget of whoever reads the recording.
+  private let tables = MemoryShare()
   /// A file that says to be larger is none: no file system has it.
   private static let sizeLimit: UInt64 = 1 << 48
   /// Losses that are kept apart; further ones are added to the last.
@@ -133,11 +135,11 @@ public final class Recording: OriginTables {
   /// is.
   public convenience init(path: String) throws(Complaint) { try self.init(path: path, memoryLimit: Self.memoryLimit) }
 
-  /// A snapshot of a process, as it is now: it has no file. `path` stands for it in what is said of
-  /// it.
-  public convenience init(snapshotOf shared: SharedSegment, path: String) throws(Complaint) {
-    let (bytes, _) = try Snapshot.take(shared)
-    try self.init(path: path, source: .memory(bytes), memoryLimit: Self.memoryLimit)
+  /// A snapshot that has no file (`Snapshot.take`). `path` stands for it in what is said of it.
+  public convenience init(snapshot bytes: [UInt8], path: String) throws(Complaint) {
+    // The files of its process were read a moment ago.
+    try self.init(
+      path: path, source: .memory(bytes), memoryLimit: Self.memoryLimit, symbolizer: ProcessView.sharedSymbolizer)
   }
 
   /// `memoryLimit`: bytes that the rows of tables may take.
@@ -145,8 +147,10 @@ public final class Recording: OriginTables {
     try self.init(path: path, source: .file(Self.open(path)), memoryLimit: memoryLimit)
   }
 
-  private init(path: String, source: consuming RecordingSource, memoryLimit: Int) throws(Complaint) {
-    self.path = path
+  private init(
+    path: String, source: consuming RecordingSource, memoryLimit: Int, symbolizer: Symbolizer = Symbolizer()
+  ) throws(Complaint) {
+    (self.path, self.symbolizer) = (path, symbolizer)
     (room, limit) = (memoryLimit, memoryLimit)
     process = RecordedProcess(
       processID: 0, startTime: 0, command: [], monotonic: 0, realtime: 0, hasFullStacks: false, isFromStart: false)
@@ -215,6 +219,7 @@ public final class Recording: OriginTables {
     let share = MemoryShare()
     while offset < fileSize, meter.goesOn() {
       share.hold((eventChunks.count + blockChunks.count + effectChunks.count) * 128 + chunkOffsets.count * 16)
+      tables.hold(limit - room)
       Budget.current?.note(done: offset, of: fileSize)
       let head = bytes(at: offset, RecordingFormat.chunkHeaderSize)
       guard let header = ChunkHeader(head[...]) else {
@@ -554,6 +559,9 @@ public final class Recording: OriginTables {
   /// The sums of all blocks, by their times relative to the recording's end; nil unless it
   /// `isStill`.
   var stillSums: BlockSums? { isStill ? knowledgeOfBlocks().sums : nil }
+
+  /// Whether the chunks of blocks have all that live at each moment, by address.
+  var areStillBlocksSorted: Bool { isStill && knowledgeOfBlocks().areSorted }
 
   /// All blocks by address; nil unless it `isStill`.
   var stillBlocks: [ReplayedBlock]? {

@@ -6,6 +6,7 @@
 // before it.
 
 import Answers
+import Bounds
 import Glibc
 import IndexReader
 import Provenance
@@ -64,6 +65,8 @@ final class RecordingWriter {
   private var names: Set<NameKey> = []
   /// Calls that lie in no module: in code that the process has made.
   private var madeCalls: Set<UInt64> = []
+  /// The memory of these tables: the segment may have any number of stacks, of any depth.
+  private let share = MemoryShare()
   private let madeCode: MadeCode
 
   init(_ shared: SharedSegment, isCompressed: Bool, isFromStart: Bool) {
@@ -94,12 +97,10 @@ final class RecordingWriter {
 
   // MARK: blocks and events
 
-  /// Writes the blocks of the index as it is now, and returns how many they are. Where a recording
-  /// has events, they must be on already: they tell of the blocks that come and go meanwhile.
-  @discardableResult
-  func appendBlocks() -> UInt64 {
+  /// Writes the blocks of the index as it is now, or those that are meant. Where a recording has
+  /// events, they must be on already: they tell of the blocks that come and go meanwhile.
+  func appendBlocks(where isMeant: (Allocation) -> Bool = { _ in true }) {
     var blocks: [Allocation] = []
-    var count: UInt64 = 0
     var isDone = false
     // A snapshot is written when it is whole. Where it takes more memory than a question may have,
     // the loop below ends early, and the question with it.
@@ -107,21 +108,23 @@ final class RecordingWriter {
     func flush() {
       appendTables()
       append(.blocks, TableCoding.encode(blocks, until: isDone ? stampNow : 0))
-      share.hold(output.count &* 2)
+      // With the chunk that is being made, and what it is compressed by.
+      share.hold(output.count &* 2 &+ Self.chunkMemory)
       blocks.removeAll(keepingCapacity: true)
     }
     shared.segment.forEachAllocation { allocation in
+      guard isMeant(allocation) else { return }
       note(context: allocation.context, at: allocation.ticks)
       var block = allocation
       block.context = number(ofContext: allocation.context)
       blocks.append(block)
-      count &+= 1
       if blocks.count == 1 << 18 { flush() }
     }
     isDone = true
     flush()
-    return count
   }
+
+  private static let chunkMemory = 32 << 20
 
   /// The number of a context in the recording, which it gets if it has none; nil if the segment
   /// does not have the context.
@@ -337,7 +340,9 @@ final class RecordingWriter {
     var path: [(id: UInt32, node: StackNode)] = []
     var next = id
     // Nodes are marked on the way to the root: a damaged trie may have a circle.
-    while next != 0, nodeNumbers[next] == nil, let node = shared.segment.node(next) {
+    var meter = BudgetMeter()
+    while next != 0, nodeNumbers[next] == nil, let node = shared.segment.node(next), meter.goesOn() {
+      share.hold((nodeNumbers.count &+ path.count &+ names.count) &* 96 &+ newNodes.count &* 48)
       nodeNumbers[next] = 0
       path.append((next, node))
       next = node.parent

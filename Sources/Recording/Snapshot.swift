@@ -11,10 +11,10 @@ import Answers
 import Bounds
 import Glibc
 import IndexReader
-import Symbols
+import Provenance
 import SystemAccess
 
-/// Writes snapshots.
+/// Makes snapshots.
 public enum Snapshot {
   /// The file, in numbers.
   public struct Result: Hashable, Sendable {
@@ -27,33 +27,54 @@ public enum Snapshot {
     public var lost: UInt64
   }
 
-  /// Writes the live blocks of `shared`, and all that is needed to name their stacks, to a file at
-  /// `path`, which is replaced when the new one is whole. Throws if the file can't be written, or
-  /// the index is cut short meanwhile.
-  public static func write(_ shared: SharedSegment, to path: String) throws(Complaint) -> Result {
-    let output = try ExportOutput(path: path)
-    let (bytes, result) = try take(shared)
-    try output.write(bytes)
-    try output.finish()
-    return result
-  }
-
-  /// The bytes of a snapshot.
-  static func take(_ shared: SharedSegment) throws(Complaint) -> (bytes: [UInt8], result: Result) {
+  /// The bytes of a snapshot of the live blocks of `view`, and of all that is needed to name their
+  /// stacks. Throws if the index is cut short meanwhile. `group`: this group's blocks alone, then
+  /// without what was ever allocated; throws `.noSuchGroup` if it has none. `wrappers`: what tells
+  /// the allocation sites of such a group.
+  public static func take(
+    _ view: ProcessView, group: GroupName? = nil, wrappers: Wrappers = .standard
+  ) throws(Complaint) -> (bytes: [UInt8], result: Result) {
+    let shared = view.shared
+    var search = group.map { GroupSearch($0, view, wrappers) }
     let writer = RecordingWriter(shared, isCompressed: true, isFromStart: false)
     let began = writer.stampNow
     let lost = shared.segment.lostBlocks
     if lost > 0 {
       writer.lose(RecordedLoss(reason: .unrecorded, ring: .max, count: lost, from: began, to: began))
     }
-    let blocks = writer.appendBlocks()
-    writer.appendTotals()
+    var blocks: UInt64 = 0
+    writer.appendBlocks { block in
+      guard search?.contains(block) ?? true else { return false }
+      blocks &+= 1
+      return true
+    }
+    if search == nil { writer.appendTotals() }
     let seconds = Double(writer.stampNow &- began) / 1e9
-    writer.finish(.snapshot, symbolizer: Symbolizer())
+    writer.finish(.snapshot, symbolizer: ProcessView.sharedSymbolizer)
     try shared.segment.checkIntact()
     // A snapshot whose budget is exhausted has a part of the blocks.
     try Budget.current?.check()
+    try search?.check()
     let bytes = writer.takeOutput()
     return (bytes, Result(blocks: blocks, bytes: UInt64(clamping: bytes.count), seconds: seconds, lost: lost))
+  }
+
+  /// The numbers of a snapshot that somebody else made: a server, which may be of another version,
+  /// or no friend. Throws if it is not whole.
+  public static func check(_ bytes: [UInt8], of name: String) throws(Complaint) -> Result {
+    let recording = try Recording(snapshot: bytes, path: name)
+    var blocks: UInt64 = 0
+    recording.forEachBlocks { blocks &+= UInt64(clamping: $0.count) }
+    guard recording.end == .snapshot, recording.problems.isEmpty else {
+      throw Complaint(
+        .obstacle, what: "the snapshot of \(name) is not whole",
+        advice: "server and allocsctl may be of different versions; --direct does without a server")
+    }
+    try Budget.current?.check()
+    let looked = recording.blocksUntil
+    return Result(
+      blocks: blocks, bytes: UInt64(clamping: bytes.count),
+      seconds: looked > recording.startStamp ? Double(looked &- recording.startStamp) / 1e9 : 0,
+      lost: recording.lostCount)
   }
 }

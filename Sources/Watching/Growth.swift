@@ -13,11 +13,12 @@
 // hundred, or are places of moments among those
 
 import Answers
+import Bounds
 import ByteText
 import Provenance
 
 /// What several looks tell of one site.
-package struct GrowthOfSite {
+package struct GrowthOfSite: Sendable {
   package enum Verdict: String, CaseIterable, Sendable {
     case grows, fills, swings, shrinks, steady
     /// Too few looks to tell.
@@ -44,7 +45,7 @@ package struct GrowthOfSite {
 }
 
 /// Looks at a process, one after another, as `growth` takes them.
-package struct GrowthSeries {
+package struct GrowthSeries: Sendable {
   /// One site's numbers: at each look the live bytes, and of these what was made since the look before.
   private struct Site {
     var row: WatchLook.Row
@@ -84,6 +85,12 @@ package struct GrowthSeries {
     last = look
   }
 
+  /// About how much memory the looks take, in bytes: a site has its names, and a number or two for each look.
+  package var bytes: Int {
+    let rows = sites.count + (last?.rows.count ?? 0)
+    return rows * 2048 + sites.count * times.count * 24
+  }
+
   /// Whether all sites were listed at each look.
   private var isWhole = true
 
@@ -92,8 +99,12 @@ package struct GrowthSeries {
   /// `uptime`: seconds since the index began.
   package func report(final: WatchLook, past: [Double], uptime: Double) -> [GrowthOfSite] {
     let finals = Dictionary(final.rows.map { ($0.key, $0) }, uniquingKeysWith: { first, _ in first })
-    let results = sites.map { key, site in
-      judge(site, finals[key], past: past, uptime: uptime)
+    var results: [GrowthOfSite] = []
+    // A site has thousands of pairs of looks.
+    var meter = BudgetMeter(interval: 1)
+    for (key, site) in sites {
+      guard meter.goesOn() else { break }
+      results.append(judge(site, finals[key], past: past, uptime: uptime))
     }
     func rank(_ site: GrowthOfSite) -> Int {
       switch site.verdict {

@@ -8,7 +8,7 @@ import Provenance
 import SystemAccess
 
 /// Sites of a process that were watched for a while, with verdicts.
-package struct GrowthReport {
+package struct GrowthReport: Sendable {
   package var processID: Int32
   package var command: [ForeignText]
   package var grouping: HeapGrouping
@@ -41,6 +41,13 @@ package struct GrowthReport {
     watched = (series.times.last ?? 0.0) - (series.times.first ?? 0.0)  // bounded: in floating point
     total = (series.totals.first ?? 0, series.totals.last ?? 0)
     (lostBlocks, hasEnded, self.now) = (final.lostBlocks, final.hasEnded, now)
+  }
+
+  /// Why process `id` can't be watched.
+  package static func ended(_ id: Int32) -> Complaint {
+    Complaint(
+      .noSuchProcess, what: "can't watch process \(id): it has ended",
+      advice: "`allocsctl top \(id)` and `allocsctl tree \(id)` show what lived at its end")
   }
 
   // MARK: words

@@ -12,9 +12,9 @@ import Symbols
 import SystemAccess
 
 /// Live memory of a process by site or another group, as of one moment.
-package struct WatchLook {
+package struct WatchLook: Sendable {
   /// A site, or another group of blocks.
-  package struct Row {
+  package struct Row: Sendable {
     /// Tells it from the others, and is the same in each look.
     package var key: String
     package var bytes: Double

@@ -308,8 +308,8 @@ extension EndToEnd {
         #expect(Int(reader.output.trimmingCharacters(in: .whitespacesAndNewlines)).map { $0 >= 4 } == true, "\(reader)")
       }
       for arguments in [
-        [program.pid, "--format", "jsonl", "--within", "function:calloc"],
-        [program.pid, "--format", "heaptrack", "--wrapper", "x"],
+        [program.pid, "--format", "jsonl", "--within", "nothing:calloc"],
+        [program.pid, "--format", "heaptrack", "--wrapper", ""],
         [program.pid, "--format", "perfetto", "--level", "block"], [program.pid, "--format", "pdf"],
         ["\(program.pid)@1", "--format", "pdf"],
       ] {
@@ -399,10 +399,14 @@ extension EndToEnd {
         #expect(others.ending == .exit(0) && others.output.contains("fits \"nobody\""), "\(others)")
         let blocks = try Tool.control(["blocks", program.pid], in: program.directory, socket: socket).output
         #expect(blocks.contains("which has ended") == hasEnded, "\(blocks)")
+        let lines = try Tool.control(["blocks", program.pid, "--json"], in: program.directory, socket: socket)
+        #expect(
+          try Tool.objects(lines.output).map { $0["ended"] as? Bool }
+            == Array(repeating: hasEnded ? true : nil, count: 20))
         let memory = try Tool.control(["memory", program.pid], in: program.directory, socket: socket)
         #expect(memory.errors.contains("has ended") == hasEnded, "\(memory)")
         let file = program.directory.file("\(hasEnded).snap")
-        _ = try Tool.control(["snapshot", program.pid, "-o", file], in: program.directory)
+        _ = try Tool.control(["snapshot", program.pid, "-o", file], in: program.directory, socket: socket)
         let difference = try Tool.control(["diff", file, program.pid], in: program.directory).output
         #expect(difference.contains("process \(program.pid), which has ended") == hasEnded, "\(difference)")
         let map = try server.request("/v1/processes/\(program.pid)/map").body

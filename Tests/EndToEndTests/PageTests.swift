@@ -171,7 +171,7 @@ extension EndToEnd {
         "since": ["1h"], "until": ["1s"], "younger": ["1h"], "older": ["1s"], "address": [address, "0x0"],
         "from": ["0x1000"], "to": ["0x7fffffffffff"],
         "within": ["size:10"], "divide": ["1s"], "site": ["in_*"], "wrapper": ["in_*"], "min-size": ["1"],
-        "max-size": ["100000"],
+        "max-size": ["100000"], "for": ["100ms"], "every": ["1s"],
       ]
       if let known = known[name] { return known }
       if let choices = schema["enum"] as? [String] { return choices }
@@ -243,10 +243,17 @@ extension EndToEnd {
           let place = path.replacingOccurrences(of: "{pid}", with: "\(program.pid)")
           let body = method == "post" ? ["--data-binary", "\(address)\nnone\n"] : []
           let query = parameters.filter { $0["in"] as? String == "query" }
-          let needed = query.filter { $0["required"] as? Bool == true }.map { parameter -> String in
-            let name = parameter["name"] as? String ?? ""
-            return "\(name)=\(Self.values(name, Self.item(parameter, description), address)[0])"
+          /// `to` is an address or a process.
+          func values(_ name: String, _ parameter: [String: Any]) -> [String] {
+            if name == "to", path.hasSuffix("/diff") { return ["\(program.pid)"] }
+            return Self.values(name, Self.item(parameter, description), address)
           }
+          // What is watched for as long as it is by itself would take this test a quarter of an hour.
+          let needed = query.filter { $0["required"] as? Bool == true || $0["name"] as? String == "for" }
+            .map { parameter -> String in
+              let name = parameter["name"] as? String ?? ""
+              return "\(name)=\(values(name, parameter)[0])"
+            }
           let base = needed.isEmpty ? place : "\(place)?\(needed.joined(separator: "&"))"
           try check(operation, base, body)
           try check(operation, base, body + ["-H", "Accept: text/plain"])
@@ -260,7 +267,7 @@ extension EndToEnd {
           for parameter in query {
             let name = try #require(parameter["name"] as? String)
             let others = needed.filter { !$0.hasPrefix("\(name)=") }
-            let values = Self.values(name, Self.item(parameter, description), address)
+            let values = values(name, parameter)
             #expect(!values.isEmpty, "\(path): no value of \(name) is known")
             for value in values {
               let asked = "\(place)?\((others + ["\(name)=\(value)"]).joined(separator: "&"))"

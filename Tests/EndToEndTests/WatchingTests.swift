@@ -409,9 +409,10 @@ extension EndToEnd {
           ["memory", "4242"], ["memory", "4242", "--pinned"], ["query", "4242", "0x1000"], ["mark", "4242"],
           ["query", "4242", "-"], ["events", "4242"],
           ["export", "4242", "--format", "pprof", "-o", directory.file("lie.pb.gz")],
+          ["snapshot", "4242", "-o", directory.file("lie.snap")], ["diff", "4242", "4243"],
         ]
       for command in commands {
-        let takesJSON = command[0] != "export"
+        let takesJSON = !["export", "snapshot"].contains(command[0])
         for arguments in takesJSON ? [command, command + ["--json"]] : [command] {
           let (server, socket) = try scripted(["lies", first, later], in: directory)
           defer { server.signal(SIGKILL) }

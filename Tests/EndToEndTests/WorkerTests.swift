@@ -85,9 +85,10 @@ extension EndToEnd {
       let path = "/v1/processes/\(program.pid)"
       #expect(try server.request("\(path)/top?limit=1").status == 200)
       let worker = try server.worker()
-      for format in ["collapsed", "speedscope", "dhat", "pprof", "flamegraph"] {
-        let answer = try server.request("\(path)/profile?format=\(format)", ["-o", "/dev/null"])
-        #expect([200, 413].contains(answer.status), "\(format): \(answer)")
+      let formats = ["collapsed", "speedscope", "dhat", "pprof", "flamegraph", "jsonl", "heaptrack", "perfetto"]
+      for question in formats.map({ "profile?format=\($0)" }) + ["snapshot", "diff?to=\(program.pid)"] {
+        let answer = try server.request("\(path)/\(question)", ["-o", "/dev/null"])
+        #expect([200, 413].contains(answer.status), "\(question): \(answer)")
       }
       #expect(try server.worker() == worker, "the worker was replaced")
     }

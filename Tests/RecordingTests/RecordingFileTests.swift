@@ -174,15 +174,15 @@ struct RecordingFileTests {
     let small = SmallRecording()
     let recording = try small.open()
     let end = recording.endStamp
-    let all = recording.firstBlocks(at: ExportedMoment(stamp: end))
+    let all = try recording.firstBlocks(at: ExportedMoment(stamp: end))
     #expect(all == recording.replay(until: end).blocks.sorted && all.count == 2)
     let window = TimeWindow(since: .ago(3600))
-    #expect(recording.firstBlocks(at: ExportedMoment(stamp: end, window: window)) == all)
+    #expect(try recording.firstBlocks(at: ExportedMoment(stamp: end, window: window)) == all)
     // 0x2000 was made 70 ms before the end, 0x3000 50 ms; a tick has 16.
-    let early = recording.firstBlocks(at: ExportedMoment(stamp: end, window: TimeWindow(until: .ago(0.05))))
+    let early = try recording.firstBlocks(at: ExportedMoment(stamp: end, window: TimeWindow(until: .ago(0.05))))
     #expect(early.map { $0.base - SmallRecording.heap } == [0x2000])
     let none = TimeWindow(since: .ago(0))
-    #expect(recording.firstBlocks(at: ExportedMoment(stamp: end, window: none)).isEmpty)
+    #expect(try recording.firstBlocks(at: ExportedMoment(stamp: end, window: none)).isEmpty)
   }
 
   @Test("each format can be written, and is described in the command's help and in docs/recording.md")

@@ -161,3 +161,12 @@ final class SmallRecording {
     return try Recording(path: path, memoryLimit: memoryLimit)
   }
 }
+
+extension Recording {
+  /// What `forEachFirstBlock` gives.
+  func firstBlocks(at moment: ExportedMoment?) throws -> [ReplayedBlock] {
+    var blocks: [ReplayedBlock] = []
+    try forEachFirstBlock(at: moment) { blocks.append($0) }
+    return blocks
+  }
+}

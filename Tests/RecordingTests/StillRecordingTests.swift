@@ -116,7 +116,7 @@ struct StillRecordingTests {
       #expect(replay.blocks[64]?.size == 2)
       let bases = Set(chunks.joined().map(\.base))
       #expect(recording.summary().endBlocks == UInt64(bases.count))
-      #expect(recording.firstBlocks(at: nil).map(\.base) == bases.sorted())
+      #expect(try recording.firstBlocks(at: nil).map(\.base) == bases.sorted())
     }
     // Different addresses in any order are no reason to replay.
     try Self.expectSame(SmallRecording(snapshot: [(0..<1000).reversed().map { block($0 * 16, 1) }]))
@@ -215,7 +215,7 @@ struct StillRecordingTests {
     let ended = seconds(of: CLOCK_MONOTONIC) - began
     // More than the clocks may differ by: what came after the end would be seen.
     letRun(microseconds: 300_000)
-    let recording = try Recording(snapshotOf: SharedSegment(path: segment.path), path: "now")
+    let recording = try Recording(snapshot: Snapshot.take(ProcessView(file: segment.path)).bytes, path: "now")
     let totals = try #require(recording.totals)
     #expect(totals.rows.map(\.total) == [SiteTable.Total(bytes: 8192, blocks: 2)])
     // The difference of two clocks is told no better than to some milliseconds.
@@ -238,14 +238,73 @@ struct StillRecordingTests {
       segment.allocate(
         0x7000_0000_0000 + UInt64(index) * 64, size: UInt64.random(in: 0...50_000, using: &random), context: context)
     }
-    let shared = try SharedSegment(path: segment.path)
+    let view = try ProcessView(file: segment.path)
     let enough = Budget(seconds: 1e6, bytes: 1 << 30)
-    let whole = try enough.run { () throws(Complaint) in try Snapshot.take(shared).result }
+    let (bytes, whole) = try enough.run { () throws(Complaint) in try Snapshot.take(view) }
     #expect(whole.blocks == UInt64(count) && whole.bytes > 1 << 19)
     #expect {
-      try Budget(seconds: 1e6, bytes: 1 << 19).run { () throws(Complaint) in _ = try Snapshot.take(shared) }
+      try Budget(seconds: 1e6, bytes: 1 << 19).run { () throws(Complaint) in _ = try Snapshot.take(view) }
     } throws: {
       ($0 as? Complaint)?.code == ENOMEM
+    }
+    // What somebody else made must be whole.
+    let read = try Snapshot.check(bytes, of: "it")
+    #expect(read.blocks == whole.blocks && read.bytes == whole.bytes && read.lost == whole.lost)
+    let damaged = bytes.enumerated().map { $0.offset == bytes.count / 2 ? ~$0.element : $0.element }
+    for wrong in [[], Array(bytes.dropLast(100)), damaged, Array(bytes.prefix(40))] {
+      #expect(throws: Complaint.self) { try Snapshot.check(wrong, of: "it") }
+    }
+  }
+
+  @Test("a stack without end takes no more memory of a snapshot than a question may have")
+  func endlessStack() throws {
+    var capacities = SyntheticSegment.Capacities()
+    capacities.nodes = 300_010
+    let segment = SyntheticSegment(capacities: capacities)
+    let thread = segment.addThread(id: 7, name: "worker", from: 1)
+    var node = segment.addNode(pc: 0x5555_0000_1000)
+    segment.allocate(0x7000_0000_0000, size: 64, context: segment.addContext(node: node, thread: thread))
+    let view = try ProcessView(file: segment.path)
+    func take() throws {
+      try Budget(seconds: 1e6, bytes: 44 << 20).run { () throws(Complaint) in _ = try Snapshot.take(view) }
+    }
+    try take()
+    for index in 1...300_000 as ClosedRange<UInt64> {
+      node = segment.addNode(pc: 0x5555_0000_1000 + index * 16, parent: node)
+    }
+    segment.allocate(0x7000_0000_1000, size: 64, context: segment.addContext(node: node, thread: thread))
+    #expect {
+      try take()
+    } throws: {
+      ($0 as? Complaint)?.code == ENOMEM
+    }
+  }
+
+  @Test("a snapshot of a group has the blocks of that group alone; of one that has none, there is no snapshot")
+  func groups() throws {
+    let segment = SyntheticSegment()
+    let context = segment.addContext(
+      node: segment.addNode(pc: 0x5555_0000_1000), thread: segment.addThread(id: 7, name: "worker", from: 1))
+    for index in 0..<100 as Range<UInt64> {
+      segment.allocate(0x7000_0000_0000 + index * 4096, size: index < 30 ? 16 : 1000, context: context)
+    }
+    let view = try ProcessView(file: segment.path)
+    // By powers of two, of which two are taken here.
+    let found = try (0..<48).compactMap { key -> [UInt64]? in
+      do {
+        let bytes = try Snapshot.take(view, group: GroupName(.size, "\(key)")).bytes
+        return try Recording(snapshot: bytes, path: "\(key)").firstBlocks(at: nil).map(\.size)
+      } catch let complaint as Complaint where complaint.kind == .noSuchGroup {
+        return nil
+      }
+    }
+    #expect(found == [Array(repeating: 16, count: 30), Array(repeating: 1000, count: 70)])
+    for group in [GroupName(.size, "60"), GroupName(.function, "nobody")] {
+      #expect {
+        _ = try Snapshot.take(view, group: group)
+      } throws: {
+        ($0 as? Complaint)?.kind == .noSuchGroup
+      }
     }
   }
 

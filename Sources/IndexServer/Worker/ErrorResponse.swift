@@ -40,6 +40,18 @@ struct Misdirected: Error {
     .obstacle, what: "this connection is served for the processes of another user", advice: "ask on a new connection")
 }
 
+/// The error of a comparison with a process that is not of the first one's owner, or not there at all: root alone asks
+/// such a thing, whom each owner's worker answers.
+struct OtherOwner: Error {
+  var id: Int32
+
+  var complaint: Complaint {
+    Complaint(
+      .obstacle, what: "process \(id) is no indexed process of the first process's owner",
+      advice: "compare processes of one user, or snapshots")
+  }
+}
+
 extension Response {
   /// `status`: nil for the status that goes with the complaint's kind.
   init(_ complaint: Complaint, status: HTTPResponse.Status? = nil) {

@@ -23,6 +23,8 @@ struct Observation: MiddlewareProtocol {
       response = Response(complaint)
     } catch let error as Misdirected {
       response = Response(error.complaint, status: .misdirectedRequest)
+    } catch let error as OtherOwner {
+      response = Response(error.complaint, status: .conflict)
     } catch let error as HTTPError where error.status == .notFound {
       response = Response(
         Complaint(

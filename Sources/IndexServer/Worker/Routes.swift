@@ -11,6 +11,7 @@ import IndexReader
 import NIOCore
 import NIOPosix
 import Provenance
+import Recording
 import ServerProtocol
 import SystemAccess
 
@@ -44,6 +45,9 @@ struct Routes: Sendable {
     router.get("/v1/processes/{pid}/blocks", use: blocks)
     router.get("/v1/processes/{pid}/map", use: map)
     router.get("/v1/processes/{pid}/profile", use: profile)
+    router.get("/v1/processes/{pid}/snapshot", use: snapshot)
+    router.get("/v1/processes/{pid}/diff", use: diff)
+    router.get("/v1/processes/{pid}/growth", use: growth)
     router.get("/v1/processes/{pid}/events", use: events)
     router.get("/v1/processes/{pid}/marks", use: marks)
     router.get("/metrics", use: figures)
@@ -194,19 +198,77 @@ struct Routes: Sendable {
     let process = try ProcessName(context)
     let parameters = try Parameters(request, known: Parameters.ofScope.union(["format"]))
     var scope = try parameters.scope()
-    guard let format = try parameters.choice("format", of: ProfileFormat.self) else {
+    guard let format = try parameters.choice("format", of: FileFormat.self) else {
       throw Complaint(
         .usage, what: "the profile has no format",
-        advice: "add ?format=\(ProfileFormat.allCases.map(\.rawValue).joined(separator: " or ?format="))")
+        advice: "add ?format=\(FileFormat.allCases.map(\.rawValue).joined(separator: " or ?format="))")
     }
-    scope.wantsTotals = format.hasTotals
-    let (body, missing) = try await answer(request, context) { [scope] () throws(any Error) in
-      let sums = try view(process, context).stackSums(scope)
-      return (ByteBuffer(bytes: format.render(sums)), sums.lossSentence)
+    if case .sums(let format) = format { scope.wantsTotals = format.hasTotals }
+    let (pieces, missing) = try await answer(request, context) { [scope] () throws(any Error) in
+      let view = try view(process, context)
+      switch format {
+      case .sums(let format):
+        let sums = try view.stackSums(scope)
+        return ([ByteBuffer(bytes: format.render(sums))], sums.lossSentence)
+      case .blocks(let format):
+        let output = AnswerPieces()
+        let missing = try format.write(liveBlocksOf: view, scope, to: output)
+        return (output.pieces, missing)
+      }
     }
     var headers: HTTPFields = [.contentType: format.mediaType]
     if let missing, let name = HTTPField.Name(MissingHeader.name) { headers[name] = missing }
-    return Response(status: .ok, headers: headers, body: ResponseBody(byteBuffer: body))
+    return Response(status: .ok, headers: headers, body: ResponseBody(pieces: pieces))
+  }
+
+  @Sendable private func snapshot(_ request: Request, _ context: CallerContext) async throws -> Response {
+    let process = try ProcessName(context)
+    _ = try Parameters(request, known: [])
+    let pieces = try await answer(request, context) { () throws(any Error) in
+      let output = AnswerPieces()
+      try output.write(Snapshot.take(view(process, context)).bytes)
+      return output.pieces
+    }
+    return Response(
+      status: .ok, headers: [.contentType: "application/octet-stream"], body: ResponseBody(pieces: pieces))
+  }
+
+  @Sendable private func diff(_ request: Request, _ context: CallerContext) async throws -> Response {
+    let process = try ProcessName(context)
+    let parameters = try Parameters(
+      request, known: ["by", "level", "limit", "other-program", "to", "totals", "wrapper"])
+    guard let name = parameters.all("to").last else {
+      throw Complaint(
+        .usage, what: "the comparison has no second process", advice: "add ?to= and a process id of the same owner's")
+    }
+    let other = try ProcessName(String(name))
+    let totals = try parameters.flag("totals") ?? false
+    var scope = HeapScope(wrappers: try parameters.wrappers(), level: try parameters.level())
+    scope.wantsTotals = totals
+    let grouping = try parameters.choice("by", of: HeapDifference.Grouping.self) ?? .site
+    let limit = try parameters.number("limit", in: 1...Self.rowLimit) ?? 20
+    let otherProgram = try parameters.flag("other-program") ?? false
+    let (body, growth) = try await answer(request, context) { [scope] () throws(any Error) in
+      let difference = HeapDifference(
+        from: try view(process, context).stackSums(scope), named: "process \(process.id)",
+        to: try second(other, context).stackSums(scope), named: "process \(other.id)", by: grouping, limit: limit,
+        wantsTotals: totals)
+      try Budget.current?.check()
+      try difference.check(otherProgram: otherProgram, wantsTotals: totals)
+      return (Self.rendered(for: request, difference.text, difference.json), difference.growth)
+    }
+    var response = respond(to: request, body)
+    if let name = HTTPField.Name(GrowthHeader.name) { response.headers[name] = "\(growth)" }
+    return response
+  }
+
+  /// The second process of a comparison. A worker has one user's processes, also where root asks about them.
+  private func second(_ process: ProcessName, _ context: CallerContext) throws -> ProcessView {
+    do {
+      return try registry.view(of: process.id, startTime: process.startTime, for: context.caller, isFirst: false)
+    } catch is Misdirected {
+      throw OtherOwner(id: process.id)
+    }
   }
 
   // MARK: queries
@@ -334,7 +396,7 @@ struct Routes: Sendable {
   }
 
   /// Answers a request on a thread of the pool, within its budget.
-  private func answer<Result: Sendable>(
+  func answer<Result: Sendable>(
     _ request: Request, _ context: CallerContext, _ body: @escaping @Sendable () throws -> Result
   ) async throws -> Result {
     let (limits, question) = (limits.question, Question(request))
@@ -353,7 +415,7 @@ struct Routes: Sendable {
   }
 
   /// For a thread of the pool.
-  private func view(_ process: ProcessName, _ context: CallerContext) throws -> ProcessView {
+  func view(_ process: ProcessName, _ context: CallerContext) throws -> ProcessView {
     try registry.view(of: process.id, startTime: process.startTime, for: context.caller, isFirst: context.isFirst)
   }
 
@@ -365,13 +427,13 @@ struct Routes: Sendable {
     return try await answer(request, context) { try view(process, context) }
   }
 
-  private static func rendered(
+  static func rendered(
     for request: Request, _ text: @autoclosure () -> String, _ json: @autoclosure () -> String
   ) -> ByteBuffer {
     ByteBuffer(string: MediaKind(accepting: request) == .text ? text() : json() + "\n")
   }
 
-  private func respond(to request: Request, _ body: ByteBuffer) -> Response {
+  func respond(to request: Request, _ body: ByteBuffer) -> Response {
     Response(
       status: .ok, headers: [.contentType: MediaKind(accepting: request).rawValue],
       body: ResponseBody(byteBuffer: body))
@@ -383,8 +445,9 @@ struct ProcessName {
   var id: Int32
   var startTime: UInt64?
 
-  init(_ context: CallerContext) throws(Complaint) {
-    let text = context.parameters.get("pid") ?? ""
+  init(_ context: CallerContext) throws(Complaint) { try self.init(context.parameters.get("pid") ?? "") }
+
+  init(_ text: String) throws(Complaint) {
     let parts = text.split(separator: "@", maxSplits: 1, omittingEmptySubsequences: false)
     let startTime = parts.count > 1 ? UInt64(parts[1], radix: 10) : nil
     guard let first = parts.first, let id = parseProcessID(first), parts.count == 1 || startTime != nil else {
@@ -549,6 +612,19 @@ struct Parameters {
     case let value?:
       throw Complaint(.usage, what: "\"\(value.prefix(40))\" is no policy", advice: "give overwrite or lossless")
     }
+  }
+
+  /// A length of time, in seconds.
+  func length(_ name: Substring, in range: ClosedRange<Double>) throws(Complaint) -> Double? {
+    guard let value = all(name).last else { return nil }
+    guard let seconds = Units.seconds(inTime: String(value)), range.contains(seconds) else {
+      throw Complaint(
+        .usage, what: "\(name): \"\(ForeignText(String(value.prefix(40))))\" is no time that can be asked for",
+        advice:
+          "give 90s or 10m; from \(Units.duration(range.lowerBound)) to \(Units.duration(range.upperBound))"
+      )
+    }
+    return seconds
   }
 
   func flag(_ name: Substring) throws(Complaint) -> Bool? {
