@@ -231,7 +231,8 @@ struct Diff: ParsableCommand {
       FILE@peak. Sites are told apart by the names of functions, files and lines, so that two runs of a program can be \
       compared. Two processes, or two builds, of one program are said to be that; two programs are compared with \
       --other-program alone. With --fail-over the exit status is 2 if the second has more live bytes than the first by \
-      more than the size, and 1 if that can't be told, as a file is damaged or cut short.
+      more than the size, and 1 if that can't be told, as a file is damaged or cut short. Of pools, files have \
+      the chunks and not the blocks in them; so has a process that is compared with a file.
 
       --totals also tells what was allocated between two looks at one process, freed again or not, and lists the most \
       allocated first. Processes and snapshots know it, recordings don't.
@@ -312,7 +313,9 @@ struct Diff: ParsableCommand {
     _ first: HeapSource, _ second: HeapSource, _ request: DifferenceRequest
   ) throws(Complaint) -> HeapDifference {
     if options.socket != nil || first.isFile && second.isFile { try (first.isFile ? first : second).refuse(options) }
-    let scope = ScopeRequest(perspective: request.perspective)
+    // Files have the chunks of pools, not the blocks in them.
+    var scope = ScopeRequest(perspective: request.perspective)
+    scope.perspective.level = .chunk
     let words = "comparing \(first.name) with \(second.name)"
     let difference = try Budget.ofRecording().shown(words) { () throws(Complaint) in
       let difference = HeapDifference(

@@ -216,6 +216,20 @@ extension EndToEnd {
       #expect(text.output.split(separator: "\n").allSatisfy { $0.count <= 80 }, "\(text.output)")
     }
 
+    @Test("a process is compared with its snapshot by the chunks of its pools, which is what the snapshot has")
+    func comparedWithFile() throws {
+      let directory = try TestDirectory()
+      let program = try Programs.path("pools.cpp", options: Self.kinds[4].options)
+      let declaration = try #require(Self.kinds[4].declaration)
+      let (process, _) = try start(program, in: directory, ["ALLOCS_SUBALLOC": declaration])
+      let snapshot = directory.file("pools.snap")
+      #expect(try Tool.control(["snapshot", "\(process.pid)", "-o", snapshot], in: directory).status == 0)
+      for sides in [[snapshot, "\(process.pid)"], ["\(process.pid)", snapshot]] {
+        let outcome = try Tool.control(["diff"] + sides, in: directory)
+        #expect(outcome.output.contains("Each site has what it had."), "\(outcome.output)\(outcome.errors)")
+      }
+    }
+
     @Test(
       "a wrong declaration harms nobody else",
       arguments: [
