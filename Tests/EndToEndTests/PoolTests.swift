@@ -223,7 +223,7 @@ extension EndToEnd {
       let declaration = try #require(Self.kinds[4].declaration)
       let (process, _) = try start(program, in: directory, ["ALLOCS_SUBALLOC": declaration])
       let snapshot = directory.file("pools.snap")
-      #expect(try Tool.control(["snapshot", "\(process.pid)", "-o", snapshot], in: directory).status == 0)
+      #expect(try Tool.control(["snapshot", "\(process.pid)", "-o", snapshot], in: directory).ending == .exit(0))
       for sides in [[snapshot, "\(process.pid)"], ["\(process.pid)", snapshot]] {
         let outcome = try Tool.control(["diff"] + sides, in: directory)
         #expect(outcome.output.contains("Each site has what it had."), "\(outcome.output)\(outcome.errors)")
