@@ -111,9 +111,9 @@ extension Allocsd {
     // Each piece of a batch is a megabyte or so; one thread makes it and another frees it. If the memory went back to
     // the kernel each time, its pages would be cleared again for the next piece: a fifth of the work.
     _ = (mallopt(M_MMAP_THRESHOLD, 4 << 20), mallopt(M_TRIM_THRESHOLD, 8 << 20))
-    // What an answer's thread has freed stays in that thread's arena. With an arena for each of the pool's threads, the
-    // worker would run out of its memory by large answers that come one after the other.
-    _ = mallopt(M_ARENA_MAX, 2)
+    // What an answer's thread has freed stays in that thread's arena, and counts as the worker's. With an arena for
+    // each of the pool's threads, or with two, large answers that come one after the other run out of its memory.
+    _ = mallopt(M_ARENA_MAX, 1)
   }
 
   /// The memory of all questions that a worker answers at one time. What remains of its limit is for its own: stacks,
