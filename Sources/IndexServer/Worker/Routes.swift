@@ -204,17 +204,29 @@ struct Routes: Sendable {
         advice: "add ?format=\(FileFormat.allCases.map(\.rawValue).joined(separator: " or ?format="))")
     }
     if case .sums(let format) = format { scope.wantsTotals = format.hasTotals }
-    let (pieces, missing) = try await answer(request, context) { [scope] () throws(any Error) in
-      let view = try view(process, context)
-      switch format {
-      case .sums(let format):
-        let sums = try view.stackSums(scope)
-        return ([ByteBuffer(bytes: format.render(sums))], sums.lossSentence)
-      case .blocks(let format):
-        let output = AnswerPieces()
-        let missing = try format.write(liveBlocksOf: view, scope, to: output)
-        return (output.pieces, missing)
+    @Sendable func file(_ scope: HeapScope) async throws -> (pieces: [ByteBuffer], missing: String?) {
+      try await answer(request, context) { () throws(any Error) in
+        let view = try view(process, context)
+        switch format {
+        case .sums(let format):
+          let sums = try view.stackSums(scope)
+          return ([ByteBuffer(bytes: format.render(sums))], sums.lossSentence)
+        case .blocks(let format):
+          let output = AnswerPieces()
+          let missing = try format.write(liveBlocksOf: view, scope, to: output)
+          return (output.pieces, missing)
+        }
       }
+    }
+    var (pieces, missing): ([ByteBuffer], String?)
+    do {
+      (pieces, missing) = try await file(scope)
+    } catch let complaint as Complaint where complaint.code == ENOMEM && scope.wantsTotals {
+      // A program that has begun may have allocated on many more stacks than it still lives on.
+      scope.wantsTotals = false
+      (pieces, missing) = try await file(scope)
+      let words = "what was ever allocated is left out: it takes more memory than an answer may"
+      missing = missing.map { "\($0); \(words)" } ?? words
     }
     var headers: HTTPFields = [.contentType: format.mediaType]
     if let missing, let name = HTTPField.Name(MissingHeader.name) { headers[name] = missing }
