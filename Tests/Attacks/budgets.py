@@ -52,6 +52,14 @@ class Attack:
 READY = "/run/attacks-wait"
 
 
+def on_threads(count, work):
+    """Has each of so many threads do `work`, which is told the thread's number, for ever."""
+    for number in range(count):
+        threading.Thread(target=work, args=(number,), daemon=True).start()
+    while True:
+        time.sleep(60)
+
+
 def begin(send):
     send("began")
     while os.path.exists(READY):
@@ -85,10 +93,7 @@ def forever(server, *questions, connections=8, patience=60, method="GET", body=N
                     time.sleep(0.02)
 
         begin(send)
-        for number in range(connections):
-            threading.Thread(target=one, args=(number,), daemon=True).start()
-        while True:
-            time.sleep(60)
+        on_threads(connections, one)
 
     actor = Actor(MALLORY, attack)
     actor.receive(30)
@@ -187,10 +192,7 @@ def requests_without_end(server, count=24):
                 time.sleep(0.005)
 
         begin(send)
-        for number in range(count):
-            threading.Thread(target=one, args=(number,), daemon=True).start()
-        while True:
-            time.sleep(60)
+        on_threads(count, one)
 
     actor = Actor(MALLORY, attack)
     actor.receive(30)

@@ -263,6 +263,28 @@ extension EndToEnd {
       #expect(try server.request("\(path)@1/snapshot").status == 404)
     }
 
+    @Test("a profile that can't tell of all stacks that ever allocated tells what lives, and says so")
+    func tooManyFreed() throws {
+      let directory = try TestDirectory()
+      let program = try Self.start("many_stacks.c", ["17", "freed"], in: directory)
+      let server = try Server(directory)
+      let (head, profile) = (directory.file("head"), directory.file("profile.pb.gz"))
+      let answer = try server.request(
+        "/v1/processes/\(program.pid)/profile?format=pprof", ["-D", head, "-o", profile])
+      #expect(answer.status == 200, "\(answer)")
+      let missing = try String(contentsOfFile: head, encoding: .utf8).split(separator: "\r\n")
+        .first { $0.lowercased().hasPrefix("allocs-missing:") }
+      #expect(missing?.contains("what was ever allocated is left out") == true, "\(missing ?? "nothing is missing")")
+      let size = try FileManager.default.attributesOfItem(atPath: profile)[.size] as? Int ?? 0
+      #expect((1..<1_000_000).contains(size), "\(size) bytes")
+      // A program of few stacks is told whole.
+      let few = try Self.start("many_stacks.c", ["6", "freed"], in: directory)
+      let whole = try server.request(
+        "/v1/processes/\(few.pid)/profile?format=pprof", ["-D", head, "-o", "/dev/null"])
+      #expect(whole.status == 200)
+      #expect(try !String(contentsOfFile: head, encoding: .utf8).contains("ever allocated"))
+    }
+
     @Test("what a server refuses for want of memory is written without it; with --socket that is an error")
     func tooMuch() throws {
       let directory = try TestDirectory()

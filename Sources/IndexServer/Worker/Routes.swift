@@ -222,7 +222,7 @@ struct Routes: Sendable {
     do {
       (pieces, missing) = try await file(scope)
     } catch let complaint as Complaint where complaint.code == ENOMEM && scope.wantsTotals {
-      // A program that has begun may have allocated on many more stacks than it still lives on.
+      // Of many more stacks than have live blocks, a program may have freed all that it allocated there.
       scope.wantsTotals = false
       (pieces, missing) = try await file(scope)
       let words = "what was ever allocated is left out: it takes more memory than an answer may"
