@@ -69,6 +69,7 @@ public final class Broker {
   private let epoll: Descriptor
   private var listener: Descriptor?
   private var socket: ListeningSocket?
+  private var barred: BarredUsers
   private let signals: Descriptor
   private var sources: [Int32: Source] = [:]
   var watch: SegmentWatch
@@ -129,6 +130,7 @@ public final class Broker {
     _ = fcntl(number, F_SETFL, fcntl(number, F_GETFL) | O_NONBLOCK)
     // A user who connects faster than connections are accepted must not keep others out of the queue.
     listen(number, SOMAXCONN)
+    barred = BarredUsers(of: number)
     epoll = Descriptor(adopting: epoll_create1(Int32(EPOLL_CLOEXEC)))
     signals = Descriptor(adopting: Self.blockSignals())
     guard epoll.number >= 0, signals.number >= 0 else {
@@ -206,13 +208,14 @@ public final class Broker {
       finish(connection, .gatherer)
     }
     tendWorkers(at: now)
+    barred.lift(at: now)
     if shares.count > 1000 {
       for (key, share) in shares where workers[key] == nil {
         var share = share
         if share.isForgettable(at: now) { shares[key] = nil }
       }
     }
-    let isQuiet = workers.isEmpty && leaving.isEmpty && waiting.isEmpty && dueKeeping.isEmpty
+    let isQuiet = workers.isEmpty && leaving.isEmpty && waiting.isEmpty && dueKeeping.isEmpty && barred.isEmpty
     nextTick = now + (stopsAt != nil ? 0.05 : isQuiet ? 60 : 0.5)
   }
 
@@ -359,12 +362,16 @@ public final class Broker {
     }
   }
 
-  /// Tells the other side why, without waiting for a request, and closes the connection. Whoever has been told
-  /// thousands of times isn't told again: to accept and to close costs the others least.
+  /// Tells the other side why, without waiting for a request, and closes the connection. Whoever has been told a
+  /// thousand times isn't told again, and can't connect for a while.
   private func refuse(_ connection: consuming Descriptor, of user: UInt32, _ answer: [UInt8]) {
     figures[.connectionsRefused] &+= 1
     if shares[.user(user)]?.refusals.take(at: now) == true {
       _ = answer.withUnsafeBytes { allocs_send_now(connection.number, $0.baseAddress, $0.count) }
+    } else if isPrivileged, let time = barred.flooded(by: user, at: now) {
+      figures[.usersBarred] &+= 1
+      log(.warning, "a user who connects without end can't connect for \(time) s", ("uid", "\(user)"))
+      wake(in: time)
     }
     PassedRights.close(connection)
   }

@@ -4,7 +4,7 @@
 /// A figure of the broker. The workers' Metrics.swift has its name and its words.
 public enum Figure: Int, CaseIterable, Sendable {
   // Sums.
-  case connectionsRefused, connectionsDelayed, endingsUnknown, segmentsRemoved
+  case connectionsRefused, connectionsDelayed, usersBarred, endingsUnknown, segmentsRemoved
   case workersStarted, workersFailed, workersKilled, logLinesDropped
   // Values as of now.
   case connections, workers, segmentsLive, segmentsDead, segmentBytes

@@ -4,34 +4,10 @@
 
 import SystemAccess
 
-/// How long a user waits for a new worker after one has failed: the first failure costs nothing, each further one
-/// doubles the time, and a worker that lived for a minute makes up for all.
-struct BackOff {
-  private(set) var failures = 0
-  private(set) var nextStart = 0.0
-
-  static let first = 0.25
-  static let longest = 30.0
-  static let forgetsAfter = 60.0
-
-  mutating func failed(at now: Double, started: Double) {
-    if now - started >= Self.forgetsAfter { failures = 0 }
-    failures += 1
-    // The exponent is bounded, as a user may make a worker fail for years.
-    let wait = failures == 1 ? 0 : min(Self.longest, Self.first * Double(1 << min(failures &- 2, 16)))
-    nextStart = now + wait
-  }
-
-  /// Seconds until the next start; 0 if it may be now.
-  func wait(at now: Double) -> Double { max(0, nextStart - now) }
-
-  /// Whether it is as a new one.
-  func isClear(at now: Double) -> Bool { now - nextStart >= Self.forgetsAfter }
-}
-
 /// A user, as the broker knows them: what stays when their worker goes.
 struct UserShares {
   var connections: Allowance
+  /// Who has used these up is told nothing any more, and then barred.
   var refusals: Allowance
   var lines: Allowance
   var linesDropped = 0
@@ -40,7 +16,7 @@ struct UserShares {
   init(at now: Double) {
     // A script that asks a thousand times by a tool of its own is no attack.
     connections = Allowance(burst: 4000, rate: 1000, at: now)
-    refusals = connections
+    refusals = Allowance(burst: 1000, rate: 250, at: now)
     lines = Allowance(burst: 1000, rate: 50, at: now)
   }
 

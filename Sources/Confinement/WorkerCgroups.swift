@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A cgroup for each worker, where the system has handed one over to allocsd (cgroups(7), version 2).
 //
-//     …/system.slice/allocsd.service         handed over: Delegate=yes in the unit
+//     …/allocsd.service                      handed over: Delegate=yes in the unit
 //     ├── broker                             this process; a cgroup with children can't have processes itself
 //     ├── user-1000                          memory.max, pids.max, cpu.weight, cpu.max
 //     └── user-1001

@@ -18,6 +18,13 @@ public enum PassedRights {
     setsockopt(socket, SOL_SOCKET, option, &no, socklen_t(MemoryLayout<Int32>.size))
   }
 
+  /// Whether the kernel has refused descriptors that were sent to `connection` since it was made.
+  private static func areRefused(on connection: Int32) -> Bool {
+    var value: Int32 = 1
+    var size = socklen_t(MemoryLayout<Int32>.size)
+    return getsockopt(connection, SOL_SOCKET, option, &value, &size) == 0 && value == 0
+  }
+
   /// A signal ends such a wait. The handler does nothing: a signal that is ignored ends none.
   private static let takesAlarms: Void = { signal(SIGALRM) { _ in } }()
 
@@ -25,6 +32,7 @@ public enum PassedRights {
   /// a signal comes, and while it is pending no other descriptor in the connection waits either. Takes SIGALRM and the
   /// timer of real time; to be called by a process that has one thread.
   public static func close(_ connection: consuming Descriptor) {
+    guard !areRefused(on: connection.number) else { return }
     _ = takesAlarms
     let realTime = __itimer_which_t(ITIMER_REAL.rawValue)
     let fifth = timeval(tv_sec: 0, tv_usec: 200)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How often something may be done. Times are seconds of CLOCK_MONOTONIC, which the caller passes, so that tests need no
-// clock.
+// How often something may be done, and how soon again. Times are seconds of CLOCK_MONOTONIC, which the caller passes, so
+// that tests need no clock.
 
 /// So many events at once, and so many a second after that.
 package struct Allowance {
@@ -31,4 +31,35 @@ package struct Allowance {
     left = min(burst, left + max(0, now - time) * rate)
     time = max(time, now)
   }
+}
+
+/// How long somebody waits who has failed, or gone too far, again and again: the first time costs nothing, each further
+/// one doubles the wait, and a minute without one makes up for all.
+package struct BackOff {
+  private(set) var failures = 0
+  private var nextStart = 0.0
+
+  private static let first = 0.25
+  package static let longest = 30.0
+  private static let forgetsAfter = 60.0
+
+  package init() {}
+
+  /// `started`: since when all was well before this failure.
+  package mutating func failed(at now: Double, started: Double) {
+    if now - started >= Self.forgetsAfter { failures = 0 }
+    failures += 1
+    // The exponent is bounded, as a user may make a worker fail for years.
+    let wait = failures == 1 ? 0 : min(Self.longest, Self.first * Double(1 << min(failures &- 2, 16)))
+    nextStart = now + wait
+  }
+
+  /// Seconds until the next start; 0 if it may be now.
+  package func wait(at now: Double) -> Double { max(0, nextStart - now) }
+
+  /// Seconds since the wait was over.
+  package func rest(at now: Double) -> Double { max(0, now - nextStart) }
+
+  /// Whether it is as a new one.
+  package func isClear(at now: Double) -> Bool { now - nextStart >= Self.forgetsAfter }
 }

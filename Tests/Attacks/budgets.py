@@ -15,6 +15,7 @@ import signal
 import socket
 import struct
 import subprocess
+import threading
 import time
 
 import elves
@@ -36,6 +37,14 @@ class Attack:
 
     def __init__(self, *parts):
         self.parts = [part for part in parts if part]
+
+    def ended(self):
+        """How each process of mallory's ended that was to go on until it is stopped: none, or she attacks less than
+        the table says."""
+        actors = [part.ended() for part in self.parts if isinstance(part, Actor)]
+        programs = [f"status {part.returncode} of {part.args}" for part in self.parts
+                    if isinstance(part, subprocess.Popen) and part.poll() is not None]  # fmt: skip
+        return [words for words in actors + programs if words]
 
     def stop(self):
         for part in self.parts:
@@ -81,8 +90,6 @@ def forever(server, *questions, connections=8, patience=60, method="GET", body=N
 
     def attack(send, receive):
         resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
-        import threading
-
         def one(number):
             turn = number
             while True:
@@ -176,8 +183,6 @@ def requests_without_end(server, count=24):
     """Heads of requests that never end, and bodies that are to be a gibibyte."""
 
     def attack(send, receive):
-        import threading
-
         def one(number):
             piece = b"x" * 65536
             head = b"GET / HTTP/1.1\r\nX: " if number % 2 else (
@@ -814,6 +819,34 @@ def beside(check, *wanted, seconds=1.5, least=6.0):
     check("the log is short", len(server.said()) < 400_000, len(server.said()))
 
 
+def flood(check):
+    """Who connects without end can't connect any more, for a while; others can."""
+    server = Server()
+
+    def connect(send, receive):
+        over = time.monotonic() + 30
+        while time.monotonic() < over:
+            with socket.socket(socket.AF_UNIX) as one:
+                one.setblocking(False)
+                try:
+                    one.connect(server.socket)
+                except PermissionError:
+                    return send(True)
+                except OSError:
+                    pass
+        send(False)
+
+    mallory = Actor(MALLORY, connect)
+    check("the kernel keeps out who connects without end", mallory.receive(60))
+    mallory.end()
+    check("another user gets in", (seen := ask(BOB, server, "/v1/processes"))[0] == 200, seen)
+    count = server.metrics().get("allocsd_users_barred_total", 0)
+    check("it is counted, and logged", count >= 1 and "without end" in server.said(), (count, server.said()[-300:]))
+    # The longest time is half a minute.
+    check("later she gets in again", stage.comes(lambda: ask(MALLORY, server, "/v1/processes")[0] == 200, 40))
+    check("the file has no list then", "system.posix_acl_access" not in os.listxattr(server.socket))
+
+
 def given_up(check):
     """Questions whose asker has gone end; so do questions without end."""
     server = Server()
@@ -1059,6 +1092,7 @@ scenes = {
         check, "names that come and go", "a segment under ever new names", "segments that are costly to remove",
         "names above all that is listed", "lines of the log"),
     "budgets-slow-closes": slow_closes_before,
+    "budgets-flood": flood,
     "budgets-users": many_users,
     "budgets-all-workers": all_workers,
     "budgets-silent-files": beside_silent_files,

@@ -28,6 +28,7 @@ import stage
 from stage import BOB, MALLORY, Program, Pulse, Server
 
 ALL = "all at once"
+SLICES = "all at once, users in slices"
 
 
 def ticks(server):
@@ -108,7 +109,7 @@ COLUMNS = ("what mallory does", "quiet, ms", "attacked, ms", "times quiet", "bes
 
 def measure(name, attack, seconds):
     """A row of the table, and whether its bar was missed."""
-    if name == ALL or "memory" in name:
+    if name in (ALL, SLICES) or "memory" in name:
         budgets.prepare()
     server = Server()
     bob = Program(BOB)
@@ -122,6 +123,7 @@ def measure(name, attack, seconds):
     loaded, failed = waits.of("attacked", lambda: pulse.measure(seconds))
     after = ticks(server) if server.lives else before
     memory = max((server.memory() if server.lives else (0, 0))[0], 0)
+    ended = begun.ended()
     begun.stop()
     hers, servers = (used(*pair, max(after[0] - before[0], 1)) for pair in zip(before[1:], after[1:]))
     beside, load, under = [], [], stage.median(loaded)
@@ -131,7 +133,7 @@ def measure(name, attack, seconds):
         quiet += again
         failures += more
     quiet = stage.median(quiet)
-    if server.lives and (under > 2 * quiet or name == ALL):
+    if server.lives and (under > 2 * quiet or name in (ALL, SLICES)):
         load = [burn(share) for share in hers]
         beside, more = waits.of("beside her load alone", lambda: pulse.measure(min(max(seconds / 3, 1), 20)))
         failures += more
@@ -142,17 +144,19 @@ def measure(name, attack, seconds):
     server.end()
     bob.end()
     beside = stage.median(beside) if beside else 0
-    is_broken = not lives or bool(failed or failures)
+    is_broken = not lives or bool(failed or failures or ended)
     bar = "met" if under <= 2 * quiet else "met beside the load" if under <= 2 * beside else "missed"
     bar = "missed" if is_broken else bar
     worst = sorted(loaded)[int(len(loaded) * 0.99)] if loaded else float("inf")
     cells = (name, f"{quiet * 1e3:.2f}", f"{under * 1e3:.2f}", f"{under / quiet:.1f}",
              *((f"{beside * 1e3:.2f}", f"{under / beside:.1f}") if beside else ("", "")), f"{worst * 1e3:.1f}",
              f"{max(loaded, default=0) * 1e3:.0f}", len(loaded), len(failed), len(hers), f"{sum(hers):.1f}",
-             f"{sum(servers):.1f}", memory >> 20, f"{'' if lives else 'the server ended; '}{bar}")  # fmt: skip
+             f"{sum(servers):.1f}", memory >> 20, f"{'' if lives else 'the server ended; '}{'her attack ended; ' if ended else ''}{bar}")  # fmt: skip
     print(f"| {' | '.join(map(str, cells))} |", flush=True)
-    if name == ALL:
+    if name in (ALL, SLICES):
         print(f"\n{name}:\n\n{waits.table()}", flush=True)
+    for words in ended:
+        print(f"{name}: a process of the attack has ended: {words}", file=sys.stderr)
     # What they failed with belongs to no table, and is what whoever mends it asks for first.
     for words, count in collections.Counter(failures + failed).most_common(5):
         print(f"{name}: {count} × {words}", file=sys.stderr)
@@ -168,7 +172,7 @@ def main():
     words.add_argument("--only", action="append", default=[], metavar="NAME")
     words.add_argument("--one", help=argparse.SUPPRESS)
     options = words.parse_args()
-    every = {**budgets.attacks, ALL: budgets.all_at_once}
+    every = {**budgets.attacks, ALL: budgets.all_at_once, SLICES: budgets.all_at_once}
     if options.one == "kills":
         stage.enter()
         broken = []
@@ -182,7 +186,8 @@ def main():
         return 1 if broken else 0
     if options.one:
         stage.enter(tmpfs="4g", run="2g")
-        return 1 if measure(options.one, every[options.one], options.seconds) else 0
+        with stage.divided() if options.one == SLICES else contextlib.nullcontext():
+            return 1 if measure(options.one, every[options.one], options.seconds) else 0
     if unknown := set(options.only) - {*every, "kills"}:
         words.error(f"no attack is called {', '.join(sorted(unknown))}; there are: {', '.join(every)}, kills")
     if set(options.only) != {"kills"}:

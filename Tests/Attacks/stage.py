@@ -10,6 +10,8 @@ so in a process of that user's (`act`, `Actor`), or, to make a file, under the e
 
 import contextlib
 import ctypes
+import functools
+import glob
 import http.client
 import json
 import os
@@ -90,6 +92,68 @@ def limited_memory(size=3 << 30):
                 os.rmdir(group)
                 break
             time.sleep(0.02)
+
+
+# Where each user has an equal part of the processors: what the names of their control groups begin with.
+slices = None
+PROCESSORS = "/sys/fs/cgroup/cpu"
+
+
+@contextlib.contextmanager
+def divided():
+    """Has the kernel share the processors as systemd has it: each user has an equal part of what all users have,
+    whatever they run (user-1000.slice in user.slice), and root's allocsd the part that its unit says. Here with version
+    1 of the controller; where it can't be had Missing is raised."""
+    global slices
+    slices = f"{PROCESSORS}/allocs-attack-{time.time_ns()}-"
+    with open(os.path.join(package, "systemd/allocsd.service")) as unit:
+        weight = next(int(line.partition("=")[2]) for line in unit if line.startswith("CPUWeight="))
+    try:
+        os.makedirs(f"{slices}users")
+        os.mkdir(group(ROOT))
+        with open(f"{group(ROOT)}/cpu.shares", "w") as file:
+            file.write(str(weight * 1024 // 100))
+    except OSError as failure:
+        slices = None
+        raise Missing(f"no control group of processors can be made here: {failure}") from None
+    try:
+        yield
+    finally:
+        for name in [*glob.glob(f"{slices}users/*/"), *glob.glob(f"{slices}*/")]:
+            comes(functools.partial(is_removed, name), 5)
+        slices = None
+
+
+def group(user):
+    return f"{slices}service" if user == ROOT else f"{slices}users/{user}"
+
+
+def is_removed(directory):
+    try:
+        os.rmdir(directory)
+        return True
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def in_slice(user):
+    """Processes that are started meanwhile are in the user's slice, where there are any."""
+    if slices is None:
+        yield
+        return
+    os.makedirs(group(user), exist_ok=True)
+    move(group(user))
+    try:
+        yield
+    finally:
+        move(PROCESSORS)
+
+
+def move(directory):
+    """The calling process is in that control group from now on."""
+    with open(f"{directory}/cgroup.procs", "w") as file:
+        file.write("0")
 
 
 def enter(tmpfs="2g", run="512m"):
@@ -178,27 +242,32 @@ class Actor:
 
     def __init__(self, user, body):
         self.near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.pid = os.fork()
-        if self.pid == 0:
+        with in_slice(user):
+            self.pid = os.fork()
+            if self.pid == 0:
+                self.run(user, body, far)
+        far.close()
+        self.file = self.near.makefile("rwb")
+
+    def run(self, user, body, far):
+        """What the new process does. It does not return."""
+        try:
             self.near.close()
             self.near = far
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             self.file = far.makefile("rwb")
-            try:
-                # Each user has logged in by themselves: the kernel shares processors by session (sched(7), autogroup),
-                # and where it doesn't, by user.
-                if user:
-                    os.setsid()
-                become(user)
-                body(self.send, self.receive)
-            except (EOFError, BrokenPipeError):
-                pass
-            except BaseException:
-                with contextlib.suppress(BaseException):
-                    self.send(traceback.format_exc(), failed=True)
-            os._exit(0)
-        far.close()
-        self.file = self.near.makefile("rwb")
+            # Each user has logged in by themselves: the kernel shares processors by session (sched(7), autogroup), and
+            # where it doesn't, by user.
+            if user:
+                os.setsid()
+            become(user)
+            body(self.send, self.receive)
+        except (EOFError, BrokenPipeError):
+            pass
+        except BaseException:
+            with contextlib.suppress(BaseException):
+                self.send(traceback.format_exc(), failed=True)
+        os._exit(0)
 
     def send(self, value, failed=False):
         pickle.dump((failed, value), self.file)
@@ -210,6 +279,18 @@ class Actor:
         if failed:
             raise Missing(f"an actor failed: {value}")
         return value
+
+    def ended(self):
+        """What it says of its end, where it has ended."""
+        with contextlib.suppress(ChildProcessError):
+            if os.waitpid(self.pid, os.WNOHANG) == (0, 0):
+                return ""
+        try:
+            return f"it sent {self.receive(1)} at last"
+        except Missing as failure:
+            return str(failure)
+        except (OSError, EOFError):
+            return "it said nothing at last"
 
     def end(self):
         with contextlib.suppress(OSError):
@@ -231,7 +312,8 @@ def start(user, words, environment={}, **options):
     """A program of the user's, in a session of its own, as services and logins have."""
     variables = {"PATH": os.environ["PATH"], "HOME": home(user) if user else "/root", **environment}
     identity = {"user": user, "group": user, "extra_groups": []} if user else {}
-    return subprocess.Popen(words, env=variables, umask=0o022, start_new_session=True, **identity, **options)
+    with in_slice(user):
+        return subprocess.Popen(words, env=variables, umask=0o022, start_new_session=True, **identity, **options)
 
 
 def run(user, words, environment={}, patience=20):

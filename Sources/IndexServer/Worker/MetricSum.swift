@@ -31,7 +31,8 @@ struct MetricSum {
     func figure(_ figure: Figure) -> Double { Double(words[figure.rawValue]) }
     for (metric, value) in [
       (Metric.Count.connectionsRefused, Figure.connectionsRefused), (.connectionsDelayed, .connectionsDelayed),
-      (.endingsUnknown, .endingsUnknown), (.segmentsRemoved, .segmentsRemoved), (.workersStarted, .workersStarted),
+      (.usersBarred, .usersBarred), (.endingsUnknown, .endingsUnknown), (.segmentsRemoved, .segmentsRemoved),
+      (.workersStarted, .workersStarted),
       (.workersFailed, .workersFailed), (.workersKilled, .workersKilled), (.logLinesDropped, .logLinesDropped),
     ] {
       put(metric.rawValue, metric.rawValue, figure(value))

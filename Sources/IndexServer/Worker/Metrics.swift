@@ -31,6 +31,7 @@ enum Metric {
     case addresses = "allocsd_addresses_total"
     case connectionsRefused = "allocsd_connections_refused_total"
     case connectionsDelayed = "allocsd_connections_delayed_total"
+    case usersBarred = "allocsd_users_barred_total"
     case endingsUnknown = "allocsd_endings_unknown_total"
     case segmentsRemoved = "allocsd_segments_removed_total"
     case events = "allocsd_events_total"
@@ -50,6 +51,7 @@ enum Metric {
       case .addresses: Row("Addresses answered.")
       case .connectionsRefused: Row("Connections refused because too many were open.")
       case .connectionsDelayed: Row("Failures to accept a connection for want of descriptors: it waits.")
+      case .usersBarred: Row("Times that a user who connected without end was barred from connecting.")
       case .endingsUnknown: Row("Processes of which it could not be learned or noted how they ended.")
       case .segmentsRemoved: Row("Segments of dead processes that were removed.")
       case .events: Row("Events read from the rings of processes.")

@@ -9,6 +9,7 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/xattr.h>
 
 // Only GNU's: <unistd.h> hides it from modules.
 extern long syscall(long number, ...);
