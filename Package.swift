@@ -283,7 +283,8 @@ let package = Package(
         "Broker", "SegmentFiles", "SegmentWatch", "ServerProtocol", "SharedLayout", "SystemAccess", "TestSupport",
       ]),
     .testTarget(name: "FrontTests", dependencies: ["Front", "SystemAccess", "TestSupport"]),
-    .testTarget(name: "ServerProtocolTests", dependencies: ["COpening", "ServerProtocol", "SystemAccess", "TestSupport"]),
+    .testTarget(
+      name: "ServerProtocolTests", dependencies: ["COpening", "ServerProtocol", "SystemAccess", "TestSupport"]),
     .testTarget(name: "SystemAccessTests", dependencies: ["SystemAccess", "TestSupport"]),
     .testTarget(
       name: "EndToEndTests",

@@ -23,12 +23,39 @@ public struct StackSums: Sendable {
     public var allocated: SiteTable.Total?
   }
 
+  /// The rows. A row's stack is put together when the row is asked for: those of all rows at once would take hundreds
+  /// of megabytes where there are tens of thousands of deep stacks.
+  public struct Rows: RandomAccessCollection, Sendable {
+    struct Entry: Sendable {
+      var stack: NamedStacks.Entry
+      var function: ForeignText?
+      var allocator: ForeignText?
+      var total: SiteTable.Total
+      var allocated: SiteTable.Total?
+    }
+
+    var stacks = NamedStacks()
+    var entries: [Entry] = []
+
+    public var startIndex: Int { 0 }
+    public var endIndex: Int { entries.count }
+    /// About how many bytes they take.
+    var size: Int { stacks.size &+ entries.count &* 2 &* MemoryLayout<Entry>.stride }
+
+    public subscript(position: Int) -> Row {
+      let entry = entries[position]
+      return Row(
+        stack: stacks[entry.stack], function: entry.function, allocator: entry.allocator, total: entry.total,
+        allocated: entry.allocated)
+    }
+  }
+
   public var processID: Int32
   /// Field 22 of the process's /proc/PID/stat; 0 if it is not known.
   public var startTime: UInt64 = 0
   public var command: [ForeignText]
   /// The rows, most bytes first.
-  public var rows: [Row] = []
+  public internal(set) var rows = Rows()
   public var total = SiteTable.Total()
   /// Whether the rows say what was ever allocated. Then there are rows also of stacks of which nothing lives.
   public var hasTotals = false
@@ -112,18 +139,14 @@ extension StackSums {
     }
     let naming = StackNaming(tables, wrappers: wrappers)
     let share = MemoryShare()
-    var size = 0
     for (key, sum) in sorted {
       guard meter.goesOn() else { break }
-      let stack =
-        naming.stack(ofNode: key.node, at: sum.ticks)
-        ?? NamedStack(frames: [], interrupted: [], siteIndex: nil, truncation: nil, framesCut: nil)
-      size &+= 256 &+ stack.frames.capacity &* MemoryLayout<Frame>.stride
-      share.hold(size)
       total.add(sum.total)
-      var row = Row(stack: stack, function: sum.origin?.function, allocator: sum.origin?.allocator, total: sum.total)
-      row.allocated = hasTotals ? sum.allocated : nil
-      rows.append(row)
+      rows.entries.append(
+        Rows.Entry(
+          stack: rows.stacks.add(node: key.node, at: sum.ticks, naming), function: sum.origin?.function,
+          allocator: sum.origin?.allocator, total: sum.total, allocated: hasTotals ? sum.allocated : nil))
+      share.hold(rows.size)
     }
   }
 }

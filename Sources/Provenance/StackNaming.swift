@@ -36,7 +36,7 @@ public struct Site: Sendable {
 
 /// Names call stacks of one process, as of one moment. Made for one request and used from one thread.
 public struct StackNaming {
-  private typealias NamedAddress = NameCache.NamedAddress
+  typealias NamedAddress = NameCache.NamedAddress
   private typealias Span = NameCache.Span
 
   private let tables: any OriginTables
@@ -158,8 +158,11 @@ public struct StackNaming {
 
   // MARK: addresses
 
+  /// The calls of the stack that ends in `node`.
+  func addresses(ofNode node: UInt32) -> Stack { tables.stack(ofNode: node) }
+
   /// The functions at `call` in a record with `ticks`.
-  private func name(_ call: CallAddress, at ticks: UInt32) -> NamedAddress {
+  func name(_ call: CallAddress, at ticks: UInt32) -> NamedAddress {
     if let known = names.find(call, ticks: ticks, version: version, now: now) { return known }
     let found = tables.names(at: call, ticks: ticks)
     let (frames, module) = (found.frames, found.module)
@@ -179,7 +182,7 @@ public struct StackNaming {
 
 extension Stack {
   /// The call at a depth of the stack, 0 for the innermost.
-  fileprivate func call(at depth: Int) -> CallAddress {
+  func call(at depth: Int) -> CallAddress {
     CallAddress(pc: addresses[depth], isExact: interrupted.contains(depth), holder: holder(ofCallAt: depth))
   }
 }

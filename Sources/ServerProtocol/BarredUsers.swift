@@ -27,7 +27,7 @@ package struct BarredUsers: ~Copyable {
   /// Of the list's entries, and of users whose floods are remembered.
   static let limit = 256
   /// (uid_t)-2, an id that systems give to nobody who may have a process here; in the list it is the mark of this code.
-  private static let mark: UInt32 = .max - 1
+  private static let mark: UInt32 = 0xffff_fffe
 
   /// `listener`: a listening Unix socket with a name.
   package init(of listener: Int32) {
@@ -87,7 +87,15 @@ package struct BarredUsers: ~Copyable {
     let rights: UInt32
     let id: UInt32
 
-    init(_ kind: Kind, _ rights: UInt32, id: UInt32 = .max) { (self.kind, self.rights, self.id) = (kind, rights & 7, id) }
+    init(_ kind: Kind, _ rights: UInt32, id: UInt32 = .max) {
+      (self.kind, self.rights, self.id) = (kind, rights & 7, id)
+    }
+
+    /// struct posix_acl_xattr_entry: two numbers of two bytes, one of four; little-endian.
+    var bytes: [UInt8] {
+      let short = [UInt8(truncatingIfNeeded: kind.rawValue), 0, UInt8(truncatingIfNeeded: rights), 0]
+      return short + [0, 8, 16, 24].map { UInt8(truncatingIfNeeded: id >> $0) }  // bounded: lists are joined
+    }
   }
 
   /// Writes who is barred. As the group's own entry and the mask are the group's rights, the mode is what it was.
@@ -95,31 +103,23 @@ package struct BarredUsers: ~Copyable {
     let name = "/proc/self/fd/\(file.number)"
     if barred.isEmpty { return removexattr(name, Self.attribute) == 0 }
     var entries = [Entry(.owner, mode >> 6)]
-    entries += (barred.keys + [Self.mark]).sorted().map { Entry(.user, 0, id: $0) }
-    entries += [Entry(.group, mode >> 3), Entry(.mask, mode >> 3), Entry(.others, mode)]
-    var bytes: [UInt8] = [2, 0, 0, 0]
-    for entry in entries {
-      bytes += [UInt8(truncatingIfNeeded: entry.kind.rawValue), 0, UInt8(truncatingIfNeeded: entry.rights), 0]
-      bytes += Self.bytes(of: entry.id)
-    }
+    entries.append(contentsOf: ([Self.mark] + barred.keys).sorted().map { Entry(.user, 0, id: $0) })
+    entries.append(contentsOf: [Entry(.group, mode >> 3), Entry(.mask, mode >> 3), Entry(.others, mode)])
+    let bytes = [2, 0, 0, 0] + entries.flatMap(\.bytes)  // bounded: lists are joined
     return setxattr(name, Self.attribute, bytes, bytes.count, 0) == 0
   }
 
   /// The bytes of the file's list; none where it has none.
   private static func list(of file: Int32) -> [UInt8] {
     var bytes = [UInt8](repeating: 0, count: 65_536)
-    return Array(bytes.prefix(max(0, getxattr("/proc/self/fd/\(file)", attribute, &bytes, bytes.count))))
+    let size = getxattr("/proc/self/fd/\(file)", attribute, &bytes, bytes.count)
+    return Array(bytes.prefix(max(0, size)))
   }
 
   /// Whether a list is this code's.
   private static func isMarked(_ list: [UInt8]) -> Bool {
-    stride(from: 4, to: list.count - 7, by: 8).contains { start in
-      list[start] == Entry.Kind.user.rawValue && list[start + 4..<start + 8].elementsEqual(bytes(of: mark))
-    }
-  }
-
-  private static func bytes(of number: UInt32) -> [UInt8] {
-    (0..<4).map { UInt8(truncatingIfNeeded: number >> ($0 * 8)) }  // bounded: 24 bits at most
+    let entry = Entry(.user, 0, id: mark).bytes
+    return stride(from: 4, to: list.count, by: 8).contains { list.dropFirst($0).starts(with: entry) }  // bounded: 4 on
   }
 
   // MARK: the file

@@ -67,7 +67,8 @@ public struct UnixSocket: ~Copyable {
       let advice =
         switch code {
         case ENOENT, ECONNREFUSED: "start allocsd, or leave --socket out to read the segments directly"
-        case EACCES, EPERM: "run as a user who may write to the socket; who has connected without end may so after half a minute"
+        case EACCES, EPERM:
+          "run as a user who may write to the socket; who has connected without end can't, for half a minute"
         case EAGAIN: "it is overloaded, or does not serve; try again, or use --direct"
         default: "check the path"
         }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How often something may be done, and how soon again. Times are seconds of CLOCK_MONOTONIC, which the caller passes, so
-// that tests need no clock.
+// How often something may be done, and how soon again. Times are seconds of CLOCK_MONOTONIC, which the caller passes:
+// tests need no clock.
 
 /// So many events at once, and so many a second after that.
 package struct Allowance {

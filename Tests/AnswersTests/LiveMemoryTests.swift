@@ -5,7 +5,6 @@
 import ByteText
 import CPprof
 import Foundation
-import Provenance
 import SharedLayout
 import Symbols
 import TestSupport
@@ -13,6 +12,7 @@ import Testing
 
 @testable import Answers
 @testable import IndexReader
+@testable import Provenance
 
 @Suite("Windows of time", .bounded)
 struct TimeWindowTests {
@@ -115,18 +115,20 @@ struct CallTreeTests {
   }
 
   /// Stacks, innermost frame first, with bytes; each of a block.
+  /// Adds a block's stack: of each call the functions that are inlined there.
+  private func add(_ calls: [[Frame]], _ bytes: UInt64, to sums: inout StackSums, isCut: Bool = false) {
+    let calls = calls.map { NamedStacks.Call(frames: $0, isExact: false, site: 0) }
+    let total = SiteTable.Total(bytes: bytes, blocks: 1)
+    let stack = sums.rows.stacks.add(calls, truncation: isCut ? .depthLimit : nil)
+    sums.rows.entries.append(StackSums.Rows.Entry(stack: stack, function: "malloc", total: total))
+    sums.total.add(total)
+  }
+
   private func sums(_ stacks: [([String], UInt64)], isCut: Bool = false) -> StackSums {
     var sums = StackSums(
       processID: 1, command: ["program"],
       clock: SegmentClock(startMonotonic: 0, startRealtime: 0, elapsed: 0, isAlive: false), losses: Losses())
-    for (names, bytes) in stacks {
-      sums.rows.append(
-        StackSums.Row(
-          stack: NamedStack(
-            frames: names.map { frame($0) }, interrupted: [], siteIndex: 0, truncation: isCut ? .depthLimit : nil,
-            framesCut: nil), function: "malloc", allocator: nil, total: .init(bytes: bytes, blocks: 1)))
-      sums.total.add(.init(bytes: bytes, blocks: 1))
-    }
+    for (names, bytes) in stacks { add(names.map { [frame($0)] }, bytes, to: &sums, isCut: isCut) }
     return sums
   }
 
@@ -229,14 +231,16 @@ struct CallTreeTests {
 
   @Test("a profile of pprof holds what its readers check, and all bytes")
   func pprof() throws {
-    var stacks = sums([(["a", "x", "main"], 600), (["b", "x", "main"], 300), ([], 100)])
+    var stacks = sums([])
     // Two functions at one address, of which one is inlined; and an address without a name, in a module.
     let module: ForeignText = "/lib/libx.so"
     var inlined = [Frame(pc: 0x2001, module: module, function: "in", file: "x.c", line: 7, inlined: true)]
     inlined += [
       Frame(pc: 0x2001, module: module, function: "out", file: "x.c", line: 9), Frame(pc: 0x2f01, module: module),
     ]
-    stacks.rows[0].stack.frames = inlined
+    add([Array(inlined[..<2]), [inlined[2]]], 600, to: &stacks)
+    add([[frame("b")], [frame("x")], [frame("main")]], 300, to: &stacks)
+    add([], 100, to: &stacks)
     stacks.modules = [
       Module(
         index: 0, path: module, buildID: [1, 0xAB], start: 0x2000, end: 0x3000, bias: 0, loadTicks: 0, unloadTicks: nil,

@@ -151,7 +151,8 @@ def measure(name, attack, seconds):
     cells = (name, f"{quiet * 1e3:.2f}", f"{under * 1e3:.2f}", f"{under / quiet:.1f}",
              *((f"{beside * 1e3:.2f}", f"{under / beside:.1f}") if beside else ("", "")), f"{worst * 1e3:.1f}",
              f"{max(loaded, default=0) * 1e3:.0f}", len(loaded), len(failed), len(hers), f"{sum(hers):.1f}",
-             f"{sum(servers):.1f}", memory >> 20, f"{'' if lives else 'the server ended; '}{'her attack ended; ' if ended else ''}{bar}")  # fmt: skip
+             f"{sum(servers):.1f}", memory >> 20,
+             f"{'' if lives else 'the server ended; '}{'her attack ended; ' if ended else ''}{bar}")  # fmt: skip
     print(f"| {' | '.join(map(str, cells))} |", flush=True)
     if name in (ALL, SLICES):
         print(f"\n{name}:\n\n{waits.table()}", flush=True)

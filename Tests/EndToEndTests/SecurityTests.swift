@@ -62,8 +62,9 @@ extension EndToEnd {
       "whatever one user asks, holds, floods or breaks, another is answered, and the server ends in time",
       arguments: [
         "budgets-questions", "budgets-memory", "budgets-debug-information", "budgets-streams", "budgets-connections",
-        "budgets-slow-closes", "budgets-flood", "budgets-files", "budgets-own-worker", "budgets-priorities", "budgets-given-up",
-        "budgets-stop-readers", "budgets-stop-questions", "budgets-kills", "budgets-users", "budgets-silent-files",
+        "budgets-slow-closes", "budgets-flood", "budgets-files", "budgets-own-worker", "budgets-priorities",
+        "budgets-given-up", "budgets-stop-readers", "budgets-stop-questions", "budgets-kills", "budgets-users",
+        "budgets-silent-files",
       ])
     func budgets(scene: String) throws { try play(scene) }
 

@@ -17,94 +17,104 @@ struct BarredUsersTests {
 
   @Test("who floods again and again is barred, longer each time, to a bound; others, the mode and root are not touched")
   func bars() throws {
-    let (listener, path) = try listen()
+    let listener = try listen()
     var barred = BarredUsers(of: listener.number)
-    #expect(barred.flooded(by: 1000, at: 5) == nil)
-    #expect(list(of: path) == nil)
+    let first = barred.flooded(by: 1000, at: 5)
+    #expect(first == nil)
+    #expect(accessList == nil)
     var now = 5.0
     var waits: [Double] = []
     for _ in 0..<12 {
-      let wait = try #require(barred.flooded(by: 1000, at: now))
+      let time = barred.flooded(by: 1000, at: now)
+      let wait = try #require(time)
       waits.append(wait)
-      #expect(list(of: path)?.users == [1000, 0xffff_fffe])
+      #expect(accessList?.users == [1000, 0xffff_fffe])
       // The rest of what was in the queue makes it no longer.
-      #expect(barred.flooded(by: 1000, at: now) == nil && barred.flooded(by: 0, at: now) == nil)
+      let more = [barred.flooded(by: 1000, at: now), barred.flooded(by: 0, at: now)]
+      #expect(more == [nil, nil])
       barred.lift(at: now + wait - 0.01)
-      #expect(!barred.isEmpty)
+      #expect(accessList != nil)
       now += wait
       barred.lift(at: now)
-      #expect(barred.isEmpty && list(of: path) == nil)
+      let isEmpty = barred.isEmpty
+      #expect(isEmpty && accessList == nil)
     }
     #expect(waits.prefix(4) == [0.25, 0.5, 1, 2] && waits.max() == 30)
     // A minute of rest makes up for all.
-    #expect(barred.flooded(by: 1000, at: now + 61) == nil)
-    #expect(mode(of: path) == 0o640)
+    let last = barred.flooded(by: 1000, at: now + 61)
+    #expect(last == nil)
+    #expect(mode == 0o640)
   }
 
   @Test("some hundred users at a time; the list goes with its owner, and its rights are those of the file")
   func many() throws {
-    let (listener, path) = try listen()
+    let listener = try listen()
     do {
       var barred = BarredUsers(of: listener.number)
       for user in UInt32(1)...1000 {
         _ = barred.flooded(by: user, at: 1)
         _ = barred.flooded(by: user, at: 1)
       }
-      let list = try #require(list(of: path))
+      let list = try #require(accessList)
       #expect(list.users.count == BarredUsers.limit + 1)
       // Owner, group, mask, others.
-      #expect(list.rights == [6, 4, 4, 0] && mode(of: path) == 0o640)
+      #expect(list.rights == [6, 4, 4, 0] && mode == 0o640)
     }
-    #expect(list(of: path) == nil)
+    #expect(accessList == nil)
   }
 
   @Test("what a killed server left is taken away, what an administrator wrote stays")
   func found() throws {
-    let (listener, path) = try listen()
+    let listener = try listen()
     func write(_ user: UInt32) {
       let entries: [(UInt8, UInt8, UInt32)] = [
         (1, 6, .max), (2, 0, user), (4, 4, .max), (16, 4, .max), (32, 0, .max),
       ]
-      let bytes = [2, 0, 0, 0] + entries.flatMap { [$0.0, 0, $0.1, 0] + withUnsafeBytes(of: $0.2) { Array($0) } }
+      let bytes: [UInt8] =
+        [2, 0, 0, 0] + entries.flatMap { [$0.0, 0, $0.1, 0] + withUnsafeBytes(of: $0.2) { Array($0) } }
       #expect(setxattr(path, "system.posix_acl_access", bytes, bytes.count, 0) == 0)
     }
     write(1234)
     var barred = BarredUsers(of: listener.number)
-    for time in 1...4 { #expect(barred.flooded(by: 1000, at: Double(time)) == nil) }
-    #expect(list(of: path)?.users == [1234])
+    let waits = (1...4).map { barred.flooded(by: 1000, at: Double($0)) }
+    #expect(waits == [nil, nil, nil, nil])
+    #expect(accessList?.users == [1234])
     write(0xffff_fffe)
     barred = BarredUsers(of: listener.number)
-    #expect(list(of: path) == nil)
+    #expect(accessList == nil)
   }
 
   @Test("a socket in a directory that others may write to, or without a name, gets no list")
   func places() throws {
-    let (listener, path) = try listen()
+    let listener = try listen()
     chmod(directory.path, 0o777)
     var barred = BarredUsers(of: listener.number)
-    for time in 1...4 { #expect(barred.flooded(by: 1000, at: Double(time)) == nil) }
-    #expect(list(of: path) == nil)
+    let waits = (1...4).map { barred.flooded(by: 1000, at: Double($0)) }
+    #expect(waits == [nil, nil, nil, nil])
+    #expect(accessList == nil)
     let nameless = Descriptor(adopting: socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0))
     barred = BarredUsers(of: nameless.number)
-    for time in 1...4 { #expect(barred.flooded(by: 1000, at: Double(time)) == nil) }
+    let others = (1...4).map { barred.flooded(by: 1000, at: Double($0)) }
+    #expect(others == [nil, nil, nil, nil])
   }
 
-  private func listen() throws -> (Descriptor, String) {
-    let path = "\(directory.path)/s"
+  private var path: String { directory.file("s") }
+
+  private func listen() throws -> Descriptor {
     let socket = try UnixSocket.create()
     try #require(try UnixSocket.withAddress(of: path) { bind(socket.descriptor, $0, $1) } == 0)
     chmod(path, 0o640)
-    return (Descriptor(adopting: socket.release()), path)
+    return Descriptor(adopting: socket.release())
   }
 
-  private func mode(of path: String) -> UInt32 {
+  private var mode: UInt32 {
     var status = stat()
     stat(path, &status)
     return status.st_mode & 0o777
   }
 
   /// The users in the file's list, and the rights of its other entries.
-  private func list(of path: String) -> (users: [UInt32], rights: [UInt8])? {
+  private var accessList: (users: [UInt32], rights: [UInt8])? {
     var bytes = [UInt8](repeating: 0, count: 65_536)
     let size = getxattr(path, "system.posix_acl_access", &bytes, bytes.count)
     guard size > 0 else { return nil }

@@ -37,6 +37,8 @@ struct PprofFile {
   private var functionIDs: [Name: UInt64] = [:]
   private var locations: [UnsafeMutablePointer<Pprof__Location>?] = []
   private var locationIDs: [Place: UInt64] = [:]
+  /// The location of each call of the sums, by the call's number; 0 as long as it has none.
+  private var callLocations: [UInt64]
   private var samples: [UnsafeMutablePointer<Pprof__Sample>?] = []
   private let modules: [Module]
   /// The paths of modules of which a function is named.
@@ -53,6 +55,7 @@ struct PprofFile {
 
   init(_ sums: StackSums) {
     self.sums = sums
+    callLocations = [UInt64](repeating: 0, count: sums.rows.stacks.calls.count)
     modules = sums.modules.sorted { ($0.isMain ? 0 : 1, $0.index) < ($1.isMain ? 0 : 1, $1.index) }
   }
 
@@ -64,9 +67,9 @@ struct PprofFile {
       ]
     let types = names.map { Optional(valueType($0.0, $0.1)) }
     var meter = BudgetMeter(interval: 16)
-    for row in sums.rows {
+    for entry in sums.rows.entries {
       guard meter.goesOn() else { break }
-      append(row)
+      append(entry)
       share.hold(storage.bytes &+ texts.items.count &* 128)
     }
     let profile = storage.message(pprof__profile__init)
@@ -105,18 +108,19 @@ struct PprofFile {
     return message
   }
 
-  private mutating func append(_ row: StackSums.Row) {
-    let frames = row.stack.frames
+  private mutating func append(_ row: StackSums.Rows.Entry) {
+    let numbers = sums.rows.stacks.numbers(of: row.stack)
     var ids: [UInt64] = []
-    var start = 0
-    while start < frames.count {
-      // The functions that are inlined at one call stand one behind the other.
-      var end = start
-      while end &+ 1 < frames.count, frames[end].inlined, frames[end &+ 1].pc == frames[start].pc { end &+= 1 }
-      ids.append(location(frames[start..<max(start, end &+ 1)], isExact: row.stack.interrupted.contains(end)))
-      start = end &+ 1
+    ids.reserveCapacity(numbers.count &+ 1)
+    for number in numbers {
+      let place = Int(number)  // bounded: an index of the calls
+      if callLocations[place] == 0 {
+        let call = sums.rows.stacks.calls[place]
+        callLocations[place] = location(call.frames, isExact: call.isExact)
+      }
+      ids.append(callLocations[place])
     }
-    if row.stack.truncation != nil || frames.isEmpty { ids.append(location([], isExact: false)) }
+    if row.stack.truncation != nil || numbers.isEmpty { ids.append(location([], isExact: false)) }
     let sample = storage.message(pprof__sample__init)
     (sample.pointee.n_location_id, sample.pointee.location_id) = (ids.count, storage.list(ids))
     let totals = sums.hasTotals ? [row.allocated?.blocks ?? 0, row.allocated?.bytes ?? 0] : []
@@ -126,7 +130,7 @@ struct PprofFile {
   }
 
   /// `frames`: of one call; none for the callers that are not known.
-  private mutating func location(_ frames: ArraySlice<Frame>, isExact: Bool) -> UInt64 {
+  private mutating func location(_ frames: [Frame], isExact: Bool) -> UInt64 {
     let place = Place(pc: frames.first?.pc ?? 0, module: frames.first?.module, isExact: isExact)
     if let id = locationIDs[place] { return id }
     let id = UInt64(clamping: locations.count &+ 1)
