@@ -119,7 +119,9 @@ package struct BarredUsers: ~Copyable {
   /// Whether a list is this code's.
   private static func isMarked(_ list: [UInt8]) -> Bool {
     let entry = Entry(.user, 0, id: mark).bytes
-    return stride(from: 4, to: list.count, by: 8).contains { list.dropFirst($0).starts(with: entry) }  // bounded: 4 on
+    return stride(from: 4, to: list.count, by: 8).contains { start in
+      list.dropFirst(start).starts(with: entry)  // bounded: from 4 on
+    }
   }
 
   // MARK: the file
