@@ -49,7 +49,7 @@ public struct NamedStacks: Sendable {
     var stack = NamedStack(
       frames: [], interrupted: [], siteIndex: nil, truncation: entry.truncation, framesCut: entry.framesCut)
     for number in self.numbers(of: entry) {
-      let call = calls[Int(number)]
+      let call = calls[Int(number)]  // bounded: an index of the calls
       if stack.siteIndex == nil, let site = call.site { stack.siteIndex = stack.frames.count &+ site }
       stack.frames.append(contentsOf: call.frames)
       // A signal interrupts a call with all that is inlined there; the mark is at the function that has the frame.
@@ -60,7 +60,7 @@ public struct NamedStacks: Sendable {
   }
 
   /// The numbers of the calls of `entry`, innermost first.
-  public func numbers(of entry: Entry) -> ArraySlice<UInt32> { numbers[entry.start..<entry.start &+ entry.count] }
+  public func numbers(of entry: Entry) -> ArraySlice<UInt32> { numbers.dropFirst(entry.start).prefix(entry.count) }
 
   /// Adds the stack that ends in `node`, in a record with `ticks`.
   public mutating func add(node: UInt32, at ticks: UInt32, _ naming: StackNaming) -> Entry {
