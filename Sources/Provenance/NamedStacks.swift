@@ -60,7 +60,9 @@ public struct NamedStacks: Sendable {
   }
 
   /// The numbers of the calls of `entry`, innermost first.
-  public func numbers(of entry: Entry) -> ArraySlice<UInt32> { numbers.dropFirst(entry.start).prefix(entry.count) }
+  public func numbers(of entry: Entry) -> ArraySlice<UInt32> {
+    numbers.dropFirst(entry.start).prefix(entry.count)  // bounded: both were counted here
+  }
 
   /// Adds the stack that ends in `node`, in a record with `ticks`.
   public mutating func add(node: UInt32, at ticks: UInt32, _ naming: StackNaming) -> Entry {
