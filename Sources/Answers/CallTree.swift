@@ -15,17 +15,21 @@ import Symbols
 public struct CallTree: Sendable {
   /// A function below its caller or, inverted, its callee.
   public struct Node: Sendable {
-    /// The first frame that was met of the function there, without a line if others have another; nil at the root, and
-    /// where no caller is known.
-    public var frame: Frame?
+    /// Index in `frames` of the first frame that was met of the function there; -1 at the root, and where no caller is
+    /// known.
+    fileprivate var frame: Int32 = -1
+    /// Whether other frames of the function there have another line.
+    fileprivate var hasLines = false
+    /// Index of the node above; 0 for the root and the nodes right below it.
+    public var parent: Int { Int(above) }  // bounded: of 32 bits
+    fileprivate var above: Int32 = 0
+    /// The number of nodes above.
+    public var depth: Int { Int(level) }  // bounded: of 32 bits
+    fileprivate var level: Int32 = 0
     /// Memory whose stacks lead through the node.
     public var total = SiteTable.Total()
     /// Memory whose stacks end in the node.
     public var own = SiteTable.Total()
-    /// Index of the node above; 0 for the root and the nodes right below it.
-    public var parent = 0
-    /// The number of nodes above.
-    public var depth = 0
   }
 
   public var processID: Int32
@@ -39,10 +43,36 @@ public struct CallTree: Sendable {
   public var losses: Losses
   let marks: MarkList?
 
+  /// Every frame of the calls that were met.
+  private var frames: [Frame] = []
+
   private struct Key: Hashable {
-    var parent: Int
+    var parent: Int32
+    var symbol: Int32
+  }
+
+  /// A function in a module.
+  private struct Symbol: Hashable {
     var name: ForeignText
     var module: ForeignText
+  }
+
+  /// The frames of calls, and their functions, as numbers: stacks have the same calls again and again.
+  private struct Known {
+    /// By a call's number: where its frames begin; nil as long as it was not met.
+    var starts: [Int32?]
+    var symbols: [Symbol: Int32] = [:]
+    /// Of each frame.
+    var symbolOfFrame: [Int32] = []
+    var places: [Key: Int32] = [:]
+  }
+
+  /// The frame of a node, without a line if the node is several; nil at the root, and where no caller is known.
+  func frame(of node: Node) -> Frame? {
+    guard node.frame >= 0 else { return nil }
+    var frame = frames[Int(node.frame)]  // bounded: an index of the frames
+    if node.hasLines { frame.line = nil }
+    return frame
   }
 
   /// The tree of all stacks of `sums`.
@@ -54,38 +84,75 @@ public struct CallTree: Sendable {
     look = sums.look
     losses = sums.losses
     marks = sums.marks
-    var places: [Key: Int] = [:]
+    var known = Known(starts: [Int32?](repeating: nil, count: sums.rows.stacks.calls.count))
     let share = MemoryShare()
     var meter = BudgetMeter(interval: 16)
-    for row in sums.rows {
+    for row in sums.rows.entries {
       guard meter.goesOn() else { break }
-      var frames = Array(StackSums.frames(of: row))
-      if !isInverted { frames.reverse() }
-      nodes[0].total.add(row.total)
-      var node = 0
+      var stack = frames(of: row.stack, sums.rows.stacks, &known)
       // Where the outermost calls are missing, the rest of the stack must not look like the whole.
-      let isCut = row.stack.truncation != nil || frames.isEmpty
-      if isCut, !isInverted { node = child(of: node, nil, row.total, &places) }
-      for frame in frames { node = child(of: node, frame, row.total, &places) }
-      if isCut, isInverted { node = child(of: node, nil, row.total, &places) }
-      nodes[node].own.add(row.total)
-      share.hold(nodes.count &* (MemoryLayout<Node>.stride &+ MemoryLayout<Key>.stride) &* 2)
+      let isCut = row.stack.truncation != nil || stack.isEmpty
+      if !isInverted { stack.reverse() }
+      nodes[0].total.add(row.total)
+      var node: Int32 = 0
+      if isCut, !isInverted { node = child(of: node, -1, row.total, &known) }
+      for frame in stack { node = child(of: node, frame, row.total, &known) }
+      if isCut, isInverted { node = child(of: node, -1, row.total, &known) }
+      nodes[Int(node)].own.add(row.total)  // bounded: an index of the nodes
+      // Lists grow by doubling, and tables, too.
+      let nodeSize = MemoryLayout<Node>.stride &+ MemoryLayout<Key>.stride &+ 8
+      share.hold(3 &* (nodes.count &* nodeSize &+ frames.count &* (MemoryLayout<Frame>.stride &+ 64)))
     }
   }
 
-  private mutating func child(
-    of parent: Int, _ frame: Frame?, _ total: SiteTable.Total, _ places: inout [Key: Int]
-  ) -> Int {
-    let name = frame?.nameOrPlace ?? ""
-    let key = Key(parent: parent, name: name, module: frame?.module ?? "")
-    let place = places[key] ?? nodes.count
-    if place == nodes.count {
-      nodes.append(Node(frame: frame, parent: parent, depth: nodes[parent].depth &+ 1))
-      places[key] = place
+  /// The frames of a stack from its allocation site to its outermost caller.
+  private mutating func frames(
+    of entry: NamedStacks.Entry, _ stacks: NamedStacks, _ known: inout Known
+  ) -> ArraySlice<Int32> {
+    var result: [Int32] = []
+    var site: Int?
+    for number in stacks.numbers(of: entry) {
+      let call = stacks.calls[Int(number)]  // bounded: an index of the calls
+      if site == nil, let own = call.site { site = result.count &+ own }
+      let start = known.starts[Int(number)] ?? add(call, Int(number), &known)  // bounded: an index of calls
+      // bounded: the frames of a call
+      for index in call.frames.indices { result.append(start &+ Int32(truncatingIfNeeded: index)) }
     }
-    // Calls from several lines of a function are one node, which is none of these lines.
-    if nodes[place].frame?.line != frame?.line { nodes[place].frame?.line = nil }
-    nodes[place].total.add(total)
+    // bounded: 0 to the count of the frames
+    let start = max(0, min(site ?? result.count &- 1, result.count))
+    return result.dropFirst(start)  // bounded: one of these
+  }
+
+  private mutating func add(_ call: NamedStacks.Call, _ number: Int, _ known: inout Known) -> Int32 {
+    let start = Int32(truncatingIfNeeded: frames.count)
+    known.starts[number] = start
+    for frame in call.frames {
+      let symbol = Symbol(name: frame.nameOrPlace, module: frame.module ?? "")
+      let new = Int32(truncatingIfNeeded: known.symbols.count)
+      known.symbolOfFrame.append(known.symbols[symbol, default: new])
+      known.symbols[symbol] = known.symbolOfFrame.last
+      frames.append(frame)
+    }
+    return start
+  }
+
+  private mutating func child(
+    of parent: Int32, _ frame: Int32, _ total: SiteTable.Total, _ known: inout Known
+  ) -> Int32 {
+    // bounded: an index of the frames
+    let key = Key(parent: parent, symbol: frame < 0 ? -1 : known.symbolOfFrame[Int(frame)])
+    let place = known.places[key] ?? Int32(truncatingIfNeeded: nodes.count)
+    let index = Int(place)  // bounded: an index of the nodes
+    if index == nodes.count {
+      // bounded: an index of the nodes
+      nodes.append(Node(frame: frame, above: parent, level: nodes[Int(parent)].level &+ 1))
+      known.places[key] = place
+    } else if frame >= 0, nodes[index].frame != frame {
+      // Calls from several lines of a function are one node, which is none of these lines.
+      // bounded: indices of the frames
+      if frames[Int(nodes[index].frame)].line != frames[Int(frame)].line { nodes[index].hasLines = true }
+    }
+    nodes[index].total.add(total)
     return place
   }
 
@@ -113,7 +180,7 @@ public struct CallTree: Sendable {
     var stack = [0]
     while let node = stack.popLast() {
       order.append(node)
-      stack += (children[node] ?? []).reversed()
+      stack.append(contentsOf: (children[node] ?? []).reversed())
     }
     return order
   }
@@ -197,8 +264,8 @@ extension CallTree {
       let rows = places.map { place in
         DistinctRows.Row(
           text: { name(of: nodes[place], columns: $0) },
-          least: { nodes[place].frame.map { Answer.leastColumns(of: $0) } ?? 0 },
-          whole: nodes[place].frame.map(Answer.wholeText) ?? "", tags: [])
+          least: { frame(of: nodes[place]).map { Answer.leastColumns(of: $0) } ?? 0 },
+          whole: frame(of: nodes[place]).map(Answer.wholeText) ?? "", tags: [])
       }
       // A node that has all of its parent's memory stands alone below it: others are indented alike.
       let room = places.map(columns).min() ?? 0
@@ -208,7 +275,7 @@ extension CallTree {
   }
 
   private func name(of node: Node, columns: Int) -> String {
-    node.frame.map { Answer.describe($0, columns: columns) }
+    frame(of: node).map { Answer.describe($0, columns: columns) }
       ?? TextLayout.fit(isInverted ? "callers not known" : "called by what is not known", columns: columns)
   }
 
@@ -236,7 +303,7 @@ extension CallTree {
       writer.append(",\"blocks\":", decimal: node.total.blocks)
       writer.append(",\"own_bytes\":", decimal: node.own.bytes)
       writer.append(",\"own_blocks\":", decimal: node.own.blocks)
-      if let frame = node.frame {
+      if let frame = frame(of: node) {
         writer.append(",\"frame\":")
         frame.appendJSON(to: &writer)
       }

@@ -65,6 +65,15 @@ public struct HeapDifference: Sendable {
   /// Whether each is a look at a process that has ended.
   private let hasEnded: (before: Bool, after: Bool)
 
+  /// Why the growth may be another one: blocks that lived in the second look and are not in its index, or were not in
+  /// the first one's; nil where all are known, or as many are missing from both looks at one process.
+  public var doubt: String? {
+    let (first, second) = (losses.before.blocks, losses.after.blocks)
+    guard max(first, second) > 0, !(kinship == .process && first == second) else { return nil }
+    let count = kinship == .process && second > first ? second &- first : max(first, second)
+    return "\(Losses.words(ofBlocks: count)) of \(second > 0 ? names.after : names.before)"
+  }
+
   /// A look's name, and in which way the file that it was read from is not whole; nil if both looks are whole.
   public var problem: (name: String, words: ForeignText)? {
     if let words = losses.before.problems.first { return (names.before, words) }
@@ -97,17 +106,27 @@ public struct HeapDifference: Sendable {
     let share = MemoryShare()
     var size = 0
     var meter = BudgetMeter(interval: 16)
+    // What another build moved to another line is the same function still.
+    let hasLines = kinship == .process || kinship == .program
     for (sums, isAfter) in [(before, false), (after, true)] {
+      // Two names of one program are no two modules.
+      let program = sums.modules.last(where: \.isMain)?.path
       for row in sums.rows {
         guard meter.goesOn() else { break }
         let whole = StackSums.frames(of: row)
         // The site's frame, and those it is inlined into.
         let count = (whole.firstIndex { !$0.inlined }).map { $0 &- whole.startIndex &+ 1 } ?? whole.count
         let frames = grouping == .stack ? whole : whole.prefix(count)  // bounded: 0 to the count of the frames
-        let key = Key(texts: frames.map(Self.text), function: row.function ?? "")
+        let texts = frames.map { Self.text($0, hasLine: hasLines, isOfProgram: $0.module == program) }
+        let key = Key(texts: texts, function: row.function ?? "")
         size &+= 256 &+ key.texts.count &* 64
         share.hold(size)
         var sum = rows[key] ?? Row(frames: Array(frames), function: row.function)
+        if !hasLines {
+          for (index, frame) in zip(sum.frames.indices, frames) where sum.frames[index].line != frame.line {
+            sum.frames[index].line = nil
+          }
+        }
         if isAfter { sum.after.add(row.total) } else { sum.before.add(row.total) }
         if let ever = row.allocated, isAfter { sum.everAfter.add(ever) }
         if let ever = row.allocated, !isAfter { sum.everBefore.add(ever) }
@@ -124,8 +143,10 @@ public struct HeapDifference: Sendable {
     }.map(\.value)
   }
 
-  private static func text(_ frame: Frame) -> ForeignText {
-    "\(frame.nameOrPlace)|\(frame.module?.fileName ?? "")|\(frame.file ?? "")|\(frame.line ?? 0)"
+  private static func text(_ frame: Frame, hasLine: Bool, isOfProgram: Bool) -> ForeignText {
+    let module = isOfProgram ? "" : frame.module?.fileName ?? ""
+    let file = (hasLine ? frame.file : frame.file?.fileName) ?? ""
+    return "\(frame.nameOrPlace)|\(module)|\(file)|\(hasLine ? frame.line ?? 0 : 0)"
   }
 
   /// By how much the second number is greater.

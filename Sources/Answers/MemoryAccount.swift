@@ -315,7 +315,7 @@ private struct MemorySurvey {
       return mapping.permissions.contains("x") ? .code : .data
     }
     if let path = mapping.path, path.hasPrefix("["), !mapping.isAnonymous { return .other }
-    if mapping.permissions.hasSuffix("s") { return mapping.isFile ? .files : .shared }
+    if mapping.permissions.hasSuffix("s") { return mapping.isFile && !mapping.isMemory ? .files : .shared }
     if mapping.isFile {
       guard let path = mapping.path, modulePaths.contains(path) else { return .files }
       return mapping.permissions.contains("x") ? .code : .data

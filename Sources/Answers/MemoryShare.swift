@@ -3,26 +3,28 @@
 // when the collection goes.
 
 import Bounds
+import Synchronization
 
-/// What one collection has taken. Not thread-safe.
-package final class MemoryShare {
+/// What one collection has taken. To be asked by one thread at a time.
+package final class MemoryShare: Sendable {
   private let budget: Budget?
-  private var taken = 0
+  private let taken = Atomic<Int>(0)
   /// A collection asks the budget once for so many bytes.
   private static let piece = 1 << 20
 
   package init() { budget = Budget.current }
 
-  deinit { budget?.giveBack(bytes: taken) }
+  deinit { budget?.giveBack(bytes: taken.load(ordering: .relaxed)) }
 
   /// Notes that the collection has `bytes` bytes by now. Cheap where it has grown by little. Returns whether it may
   /// have so many: to be asked before it grows by much at once. A loop in which it grows by little each time asks a
   /// BudgetMeter whether it may go on.
   @discardableResult
   package func hold(_ bytes: Int) -> Bool {
-    guard bytes > taken, let budget else { return true }
-    let more = max(Self.piece, bytes &- taken)
-    taken &+= more
+    let former = taken.load(ordering: .relaxed)
+    guard bytes > former, let budget else { return true }
+    let more = max(Self.piece, bytes &- former)
+    taken.store(former &+ more, ordering: .relaxed)
     return budget.spend(bytes: more)
   }
 }

@@ -47,7 +47,8 @@ extension MemoryAccount {
         if heap.rounded > 0 { lines.append(line(heap.rounded, "  what glibc rounds its blocks up by")) }
         lines.append(
           line(heap.beside &- heap.rounded, "  the rest of their pages: \(heap.rounded > 0 ? "" : "rounding, ")gaps"))
-        lines.append(line(heap.free, "  pages without a live block"))
+        let known = losses.blocks > 0 ? "a live block that the index has" : "a live block"
+        lines.append(line(heap.free, "  pages without \(known)"))
       } else {
         lines.append(line("", "", "", "  \(Units.count(heap.blocks, "live block")) of \(Units.bytes(heap.live))"))
       }
@@ -104,7 +105,8 @@ extension MemoryAccount {
   private var pinLines: [String] {
     let pages = pins.reduce(mixedPins.pages) { $0 &+ $1.pages }
     guard heap.knowsPages, pages > 0 else {
-      return ["No page is held by \(Self.pinnedBytes) live bytes or fewer."]
+      let known = losses.blocks > 0 ? ", of blocks that the index has" : ""
+      return ["No page is held by \(Self.pinnedBytes) live bytes or fewer\(known)."]
     }
     var lines = TextLayout.fill(
       "\(Units.countOf(pages, "resident page has", "resident pages have")) at most "

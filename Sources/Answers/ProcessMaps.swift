@@ -88,6 +88,12 @@ public struct Mapping: Hashable, Sendable {
   }
   /// Whether it is the stack of the main thread.
   public var isMainStack: Bool { path == "[stack]" }
+  /// Whether it is memory that processes share under the name of a file: of memfd_create, shmget, an anonymous mapping
+  /// that is shared, or in /dev/shm.
+  var isMemory: Bool {
+    ["/memfd:", "/SYSV", "/dev/zero", "/dev/shm/"].contains { path?.hasPrefix($0) == true }
+  }
+
   /// Whether a file is mapped, judged by the path.
   public var isFile: Bool { inode != 0 && path?.hasPrefix("/") == true }
 }

@@ -36,11 +36,16 @@ public struct StackSums: Sendable {
 
     var stacks = NamedStacks()
     var entries: [Entry] = []
+    /// The memory that they have of the question's budget, for as long as they are there.
+    private let share = MemoryShare()
 
     public var startIndex: Int { 0 }
     public var endIndex: Int { entries.count }
-    /// About how many bytes they take.
-    var size: Int { stacks.size &+ entries.count &* 2 &* MemoryLayout<Entry>.stride }
+
+    mutating func append(_ entry: Entry) {
+      entries.append(entry)
+      share.hold(stacks.size &+ entries.count &* 3 &* MemoryLayout<Entry>.stride)
+    }
 
     public subscript(position: Int) -> Row {
       let entry = entries[position]
@@ -109,6 +114,7 @@ extension StackSums {
     hasTotals = freed != nil
     var sums: [Key: Sum] = [:]
     var meter = BudgetMeter(interval: 64)
+    let share = MemoryShare()
     func add(_ context: ContextSum) {
       let origin = tables.context(context.context)
       let key = Key(
@@ -121,6 +127,8 @@ extension StackSums {
         sum.allocated?.add(more)
       }
       sums[key] = sum
+      // The table grows by doubling, and is sorted as a list.
+      share.hold(sums.count &* 4 &* (MemoryLayout<Key>.stride &+ MemoryLayout<Sum>.stride))
     }
     for context in contexts where context.total.blocks > 0 {
       guard meter.goesOn() else { break }
@@ -138,15 +146,13 @@ extension StackSums {
       return (a.key.node, a.key.function, a.key.allocator) < (b.key.node, b.key.function, b.key.allocator)
     }
     let naming = StackNaming(tables, wrappers: wrappers)
-    let share = MemoryShare()
     for (key, sum) in sorted {
       guard meter.goesOn() else { break }
       total.add(sum.total)
-      rows.entries.append(
+      rows.append(
         Rows.Entry(
           stack: rows.stacks.add(node: key.node, at: sum.ticks, naming), function: sum.origin?.function,
           allocator: sum.origin?.allocator, total: sum.total, allocated: hasTotals ? sum.allocated : nil))
-      share.hold(rows.size)
     }
   }
 }

@@ -25,9 +25,9 @@ public enum Moment: Hashable, Sendable {
   case recorded(Double)
 
   /// From `10m` (ago); `2026-11-29T14:05:30Z`, with a fraction of the second, or an offset such as `+01:00` in place of
-  /// the Z; `@1764425130.5`, in seconds since 1970; if `hasClock`, `14:05` or `14:05:30.5`, the latest such time
-  /// of the day where this program runs; `@2.5s`, so long after a recording's start; and a mark's name. Throws `.usage`
-  /// for other texts, and for a moment later than `now`.
+  /// the Z; `@1764425130.5`, in seconds since 1970; if `hasClock`, `14:05` or `14:05:30.5`, the time of the day where
+  /// this program runs that is nearest to now; `@2.5s`, so long after a recording's start; and a mark's name. Throws
+  /// `.usage` for other texts, and for a moment later than `now`.
   public init(_ text: String, now: Double, hasClock: Bool) throws(Complaint) {
     let time: Double
     if let seconds = Units.seconds(inTime: text) {
@@ -52,7 +52,9 @@ public enum Moment: Hashable, Sendable {
         advice: "give 10m (ago), \(clock)2026-11-29T14:05:30Z, @SECONDS or a mark's name")
     }
     guard time <= now else {
-      throw Complaint(.usage, what: "\(Self.shown(text)) is in the future", advice: "give a moment that has been")
+      throw Complaint(
+        .usage, what: "\(Self.shown(text)) is in the future",
+        advice: "give a moment that has been, one of another day with its date")
     }
     self = .time(time)
   }
@@ -109,7 +111,8 @@ public enum Moment: Hashable, Sendable {
     return sign == "+" ? time - seconds : time + seconds  // bounded: seconds in floating point
   }
 
-  /// The latest time until `now` at which the clock of the place showed `text`.
+  /// The time nearest to `now` at which the clock of the place showed `text`, or will show it today: shortly after
+  /// midnight 23:50 was yesterday, and in the afternoon it is to come.
   private static func latest(_ text: String, _ now: Double) -> Double? {
     guard let (hour, minute) = clock(text.prefix(5)) else { return nil }
     let rest = text.dropFirst(5)
@@ -129,7 +132,7 @@ public enum Moment: Hashable, Sendable {
       // Whether it was summer then is for the C library to find out.
       parts.tm_isdst = -1
       let time = Double(mktime(&parts)) + second
-      if time <= now { return time }
+      if time <= now || daysBack == 0 && time - now < 43_200 { return time }
     }
     return nil
   }

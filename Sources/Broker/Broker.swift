@@ -271,7 +271,7 @@ public final class Broker {
   func admit(_ connection: consuming Descriptor, of user: UInt32) {
     let now = now
     guard shares[.user(user), default: UserShares(at: now)].connections.take(at: now) else {
-      return refuse(connection, of: user, Refusal.tooFast)
+      return refuse(connection, of: user, Refusal.tooFast, isFlood: true)
     }
     guard isPrivileged else { return hand(connection, of: user, to: .user(geteuid())) }
     makeDirectory(of: user)
@@ -363,17 +363,24 @@ public final class Broker {
   }
 
   /// Tells the other side why, without waiting for a request, and closes the connection. Whoever has been told a
-  /// thousand times isn't told again, and can't connect for a while.
-  private func refuse(_ connection: consuming Descriptor, of user: UInt32, _ answer: [UInt8]) {
+  /// thousand times isn't told again, and who goes on all the same can't connect for a while.
+  private func refuse(
+    _ connection: consuming Descriptor, of user: UInt32, _ answer: [UInt8], isFlood: Bool = false
+  ) {
     figures[.connectionsRefused] &+= 1
     if shares[.user(user)]?.refusals.take(at: now) == true {
       _ = answer.withUnsafeBytes { allocs_send_now(connection.number, $0.baseAddress, $0.count) }
-    } else if isPrivileged, let time = barred.flooded(by: user, at: now) {
-      figures[.usersBarred] &+= 1
-      log(.warning, "a user who connects without end can't connect for \(time) s", ("uid", "\(user)"))
-      wake(in: time)
+    } else if isFlood, isPrivileged {
+      switch barred.flooded(by: user, at: now) {
+      case .barred(let time):
+        figures[.usersBarred] &+= 1
+        log(.warning, "a user who connects without end can't connect for \(time) s", ("uid", "\(user)"))
+        wake(in: time)
+      case .failed(let why): log(.warning, "nobody can be kept from connecting: \(why)", ("uid", "\(user)"))
+      case .passed: break
+      }
     }
-    PassedRights.close(connection)
+    PassedRights.close(connection, isUntouched: true)
   }
 
   // MARK: segments

@@ -111,10 +111,10 @@ protocol AnswerSource {
   ) throws(Complaint)
   /// Writes a snapshot of a process to `path`, in the same way.
   func snapshot(of pid: Int32, to path: String, until interruption: Interruption) throws(Complaint) -> Snapshot.Result
-  /// What differs between two processes; and how many bytes more live in the second.
+  /// What differs between two processes; how many bytes more live in the second; and why it may be another number.
   func difference(
     _ first: NamedProcess, _ second: NamedProcess, _ request: DifferenceRequest, json: Bool
-  ) throws(Complaint) -> (bytes: [UInt8], growth: Int64)
+  ) throws(Complaint) -> (bytes: [UInt8], growth: Int64, doubt: String?)
   func blocks(of pid: Int32, _ request: BlocksRequest, json: Bool) throws(Complaint) -> [UInt8]
   /// The answers to all addresses, in their order. Throws also where there is no address, if the process can't be asked
   /// about.

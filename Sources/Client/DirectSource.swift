@@ -133,7 +133,7 @@ final class DirectSource: AnswerSource {
 
   func difference(
     _ first: NamedProcess, _ second: NamedProcess, _ request: DifferenceRequest, json: Bool
-  ) throws(Complaint) -> (bytes: [UInt8], growth: Int64) {
+  ) throws(Complaint) -> (bytes: [UInt8], growth: Int64, doubt: String?) {
     let words = "comparing process \(first.id) with process \(second.id)"
     return try Budget.ofRecording().shown(words) { () throws(Complaint) in
       var scope = try ScopeRequest(perspective: request.perspective).scope()
@@ -144,7 +144,8 @@ final class DirectSource: AnswerSource {
         limit: request.limit, wantsTotals: request.wantsTotals)
       try Budget.current?.check()
       try difference.check(otherProgram: request.otherProgram, wantsTotals: request.wantsTotals)
-      return (Array((json ? difference.json + "\n" : difference.text).utf8), difference.growth)
+      let bytes = Array((json ? difference.json + "\n" : difference.text).utf8)
+      return (bytes, difference.growth, difference.doubt)
     }
   }
 

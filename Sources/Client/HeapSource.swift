@@ -284,13 +284,14 @@ struct Diff: ParsableCommand {
       perspective: try Perspective(wrappers), grouping: by, limit: limit, wantsTotals: totals,
       otherProgram: otherProgram)
     let growth: Int64
+    var doubt: String?
     switch (try HeapSource(from), try HeapSource(to)) {
     case (.process(let first), .process(let second)):
-      let (bytes, difference) = try options.asking { source throws(Complaint) in
+      let answer = try options.asking { source throws(Complaint) in
         try source.difference(first, second, request, json: json)
       }
-      try StandardOutput.write(bytes)
-      growth = difference
+      try StandardOutput.write(answer.bytes)
+      (growth, doubt) = (answer.growth, answer.doubt)
     case let (first, second):
       let difference = try difference(first, second, request)
       try StandardOutput.write(json ? difference.json + "\n" : difference.text)
@@ -299,12 +300,17 @@ struct Diff: ParsableCommand {
           .unreadable, what: "cannot check --fail-over, as \(name) is not whole: \(problem)",
           advice: "compare files that are whole")
       }
-      growth = difference.growth
+      (growth, doubt) = (difference.growth, difference.doubt)
     }
     if let most = failOver.flatMap({ Units.bytes(inSize: $0) }), growth > 0, growth.magnitude > most {
       complain(
         "live memory grew by \(Units.bytes(growth.magnitude)), more than --fail-over allows — see the rows above")
       throw ExitCode(ExitStatus.checkFailed)
+    }
+    if failOver != nil, let doubt {
+      throw Complaint(
+        .unreadable, what: "cannot check --fail-over: \(doubt)",
+        advice: "give the index more room (ALLOCS_DIR), and compare looks that have all blocks")
     }
   }
 

@@ -240,7 +240,7 @@ struct Export: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Write a process's live memory, or a recording, for another program.",
     usage: """
-      allocsctl export <source> --format <format> -o <file> [--since <when>]
+      allocsctl export <source> --format <format> [-o <file>] [--since <when>]
                        [--until <when>] [--older <age>] [--younger <age>]
                        [--within <group>] [--wrapper <pattern>] ...
                        [--level block|chunk] [--socket <path> | --direct]
@@ -270,12 +270,22 @@ struct Export: ParsableCommand {
   @Option(help: .init("One of these.", valueName: "format"))
   var format: FileFormat
 
-  @Option(name: .shortAndLong, help: .init("Where to; - is standard output.", valueName: "file"))
-  var output: String
+  @Option(
+    name: [.customShort("o"), .customLong("output")],
+    help: .init("Where to; - is standard output, as is none where that is no terminal.", valueName: "file"))
+  var file: String?
 
   @OptionGroup var scope: ScopeOptions
 
   @OptionGroup var options: SourceOptions
+
+  private var output: String { file ?? "-" }
+
+  func validate() throws {
+    if file == nil, isatty(STDOUT_FILENO) == 1 {
+      throw ValidationError("a file of another program is nothing for a terminal: name one with -o, or - all the same.")
+    }
+  }
 
   func run() throws {
     // The signals are blocked before the source makes threads. Where ^C comes, nothing is left of a file that is not

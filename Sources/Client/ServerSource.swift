@@ -93,7 +93,7 @@ final class ServerSource: AnswerSource {
 
   func difference(
     _ first: NamedProcess, _ second: NamedProcess, _ request: DifferenceRequest, json: Bool
-  ) throws(Complaint) -> (bytes: [UInt8], growth: Int64) {
+  ) throws(Complaint) -> (bytes: [UInt8], growth: Int64, doubt: String?) {
     let parameters: [(String, String)] =
       [("to", second.path)] + (request.wantsTotals ? [("totals", "true")] : [])
       + (request.otherProgram ? [("other-program", "true")] : [])
@@ -109,7 +109,7 @@ final class ServerSource: AnswerSource {
         .obstacle, what: "the server does not say by how much live memory grew",
         advice: "start it anew with this version's allocsd, or use --direct")
     }
-    return (TextLayout.lines(fromServer: response.body), growth)
+    return (TextLayout.lines(fromServer: response.body), growth, response.missing.map { TextLayout.printable($0) })
   }
 
   func blocks(of pid: Int32, _ request: BlocksRequest, json: Bool) throws(Complaint) -> [UInt8] {

@@ -17,7 +17,8 @@ final class Watch {
   private struct Question: Sendable {
     enum Kind: Sendable {
       case look(order: SiteOrder)
-      case page(WatchState.Page.Kind, key: String)
+      /// In lines of so many columns.
+      case page(WatchState.Page.Kind, key: String, columns: Int)
       /// How the process ended.
       case ending
     }
@@ -79,6 +80,12 @@ final class Watch {
       asker.ask(Question(kind: kind, grouping: state.grouping, sinceMark: state.sinceMark, era: era))
     }
 
+    /// A page has lines as wide as the terminal is when it is asked for.
+    func askPage(_ kind: WatchState.Page.Kind, _ key: String) {
+      let columns = TextLayout.columns(askedFor: "\(terminal.size.columns)") ?? TextLayout.usualColumns
+      ask(.page(kind, key: key, columns: columns))
+    }
+
     while true {
       // What is paused, and what has ended, is looked at anew only if the question is another one.
       let isIdle = waiting > 0 || state.look != nil && (state.isPaused || state.ending != nil)
@@ -109,7 +116,7 @@ final class Watch {
               state.ending = "it runs no more"
               ask(.ending)
             }
-          case .page(let kind, let key): showPage(kind, key, answer)
+          case .page(let kind, let key, _): showPage(kind, key, answer)
           case .ending: if case .success(let json) = answer.result { state.ending = Self.ending(json) }
           }
         }
@@ -121,9 +128,9 @@ final class Watch {
           case .look:
             era &+= 1
             nextLook = 0
-          case .callers(let key): ask(.page(.callers, key: key))
-          case .calls(let key): ask(.page(.calls, key: key))
-          case .blocks(let key): ask(.page(.blocks, key: key))
+          case .callers(let key): askPage(.callers, key)
+          case .calls(let key): askPage(.calls, key)
+          case .blocks(let key): askPage(.blocks, key)
           case .setMark(let name):
             setMark(name)
             nextLook = 0
@@ -275,14 +282,16 @@ final class Watch {
             (request.sort, request.wantsTotals) = (order == .rate ? .bytes : order, false)
             return try source.top(of: pid, request, json: true)
           }
-        case .page(let kind, let key):
+        case .page(let kind, let key, let columns):
           scope.group = GroupName(question.grouping, key)
-          if kind == .blocks {
-            let request = BlocksRequest(scope: scope, sites: [], sizes: 0...UInt64.max, sort: .age, limit: 1000)
-            return try source.blocks(of: pid, request, json: false)
+          return try TextLayout.withLines(of: columns) { () throws(Complaint) in
+            if kind == .blocks {
+              let request = BlocksRequest(scope: scope, sites: [], sizes: 0...UInt64.max, sort: .age, limit: 1000)
+              return try source.blocks(of: pid, request, json: false)
+            }
+            return try source.tree(
+              of: pid, TreeRequest(scope: scope, isInverted: kind == .callers, limit: 200), json: false)
           }
-          return try source.tree(
-            of: pid, TreeRequest(scope: scope, isInverted: kind == .callers, limit: 200), json: false)
         case .ending: return try source.summary(of: pid, json: true)
         }
       }

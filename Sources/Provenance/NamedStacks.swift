@@ -15,7 +15,7 @@ public struct NamedStacks: Sendable {
     /// Whether the call is an instruction at which a signal interrupted the program.
     public var isExact: Bool
     /// Index in `frames` of the innermost function that is no wrapper; nil if all are wrappers.
-    var site: Int?
+    public var site: Int?
   }
 
   /// A stack that was added.
@@ -72,7 +72,8 @@ public struct NamedStacks: Sendable {
       let call = stack.call(at: depth)
       numbers.append(number(of: call, at: ticks, naming))
     }
-    size &+= stack.addresses.count &* 8
+    // A list that grows is copied into one of twice the room.
+    size &+= stack.addresses.count &* 12
     return Entry(
       start: start, count: numbers.count &- start, truncation: stack.truncation, framesCut: stack.framesCut)
   }
@@ -103,7 +104,7 @@ public struct NamedStacks: Sendable {
 
   private mutating func append(_ call: Call) -> UInt32 {
     calls.append(call)
-    size &+= 2 &* MemoryLayout<Known>.stride &+ 2 &* MemoryLayout<Call>.stride
+    size &+= 3 &* (MemoryLayout<CallAddress>.stride &+ MemoryLayout<Known>.stride &+ MemoryLayout<Call>.stride)
     size &+= call.frames.count &* MemoryLayout<Frame>.stride &+ 32
     return UInt32(truncatingIfNeeded: calls.count &- 1)
   }

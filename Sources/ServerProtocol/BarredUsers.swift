@@ -6,9 +6,10 @@
 //
 // - The list is only written to a socket in a directory where nobody but root or this user can put another file, and by
 //   a descriptor of the file: it can't reach another one.
-// - A list that somebody else has given the file stays, and nobody is barred. One that a server left behind, which was
-//   killed, is known by an entry for a user that can't exist, and taken away.
-// - The file's mode stays what it is, for those who are not barred.
+// - The file's mode and its list are the administrator's. Entries of this code are those for users who may execute the
+//   file, and no more: to a socket that means nothing, and nobody else writes such. Each change takes what is there,
+//   without those, and adds those who are barred now. What a server left that was killed goes in the same way.
+// - Who has no entry is treated as before.
 
 import COpening
 import Glibc
@@ -16,112 +17,144 @@ import SystemAccess
 
 /// The barred users of one socket. Times are seconds of CLOCK_MONOTONIC.
 package struct BarredUsers: ~Copyable {
+  package enum Outcome: Equatable {
+    /// Nothing has changed.
+    case passed
+    /// The user can't connect for so many seconds.
+    case barred(Double)
+    /// Why nobody can be barred here. It is said once.
+    case failed(String)
+  }
+
   /// -1 where nobody can be barred.
   private let file: Descriptor
-  private let mode: UInt32
   private var floods: [UInt32: BackOff] = [:]
   /// Until when.
   private var barred: [UInt32: Double] = [:]
+  /// Whether the file's list may have entries of those who are not barred any more.
+  private var isStale = false
+  private var hasFailed = false
 
   private static let attribute = "system.posix_acl_access"
   /// Of the list's entries, and of users whose floods are remembered.
   static let limit = 256
-  /// (uid_t)-2, an id that systems give to nobody who may have a process here; in the list it is the mark of this code.
-  private static let mark: UInt32 = 0xffff_fffe
+  /// Seconds in which what was in the queue already comes, before anybody is barred for it.
+  private static let grace = 0.25
+  /// As whom the kernel shows users of outside in a user namespace: nobody there has earned what those do.
+  private static let overflow: UInt32 = 65_534
 
   /// `listener`: a listening Unix socket with a name.
   package init(of listener: Int32) {
     file = Self.open(Self.path(of: listener) ?? "")
-    var status = stat()
-    fstat(file.number, &status)
-    mode = status.st_mode & 0o777
     // What a server has left that was killed.
-    if file.number >= 0, !Self.list(of: file.number).isEmpty { write() }
+    if file.number >= 0 { _ = write() }
   }
 
   deinit {
-    if !barred.isEmpty { removexattr("/proc/self/fd/\(file.number)", Self.attribute) }
+    if !barred.isEmpty || isStale { _ = Self.write([], to: file.number) }
   }
 
-  /// Whether nobody is barred.
-  package var isEmpty: Bool { barred.isEmpty }
+  /// Whether nobody is barred, and no entry is left.
+  package var isEmpty: Bool { barred.isEmpty && !isStale }
 
-  /// A user has gone on connecting after being refused again and again. Returns for how many seconds the user is barred
-  /// from now on, nil if the user isn't: the first time nothing happens, as what is in the queue comes anyway.
-  package mutating func flooded(by user: UInt32, at now: Double) -> Double? {
-    guard file.number >= 0, user != 0, barred[user] == nil else { return nil }
-    if floods.count >= Self.limit { floods = floods.filter { !$0.value.isClear(at: now) } }
-    guard floods.count < Self.limit || floods[user] != nil else { return nil }
+  /// A user has gone on connecting after being refused again and again. The first time nothing happens.
+  package mutating func flooded(by user: UInt32, at now: Double) -> Outcome {
+    guard file.number >= 0, user != 0, user != Self.overflow, barred[user] == nil else { return .passed }
     var flood = floods[user] ?? BackOff()
+    guard floods[user] == nil || flood.rest(at: now) >= Self.grace else { return .passed }
+    // Who has flooded least goes from a table that is full, and the bar that ends first is lifted.
+    if floods.count >= Self.limit, floods[user] == nil,
+      let least = floods.filter({ barred[$0.key] == nil }).min(by: { $0.value.failures < $1.value.failures })
+        ?? floods.min(by: { (barred[$0.key] ?? 0) < (barred[$1.key] ?? 0) })
+    {
+      floods[least.key] = nil
+      isStale = isStale || barred.removeValue(forKey: least.key) != nil
+    }
     flood.failed(at: now, started: now - flood.rest(at: now))
     floods[user] = flood
     let wait = flood.wait(at: now)
-    guard wait > 0, barred.count < Self.limit else { return nil }
+    guard wait > 0 else { return .passed }
     barred[user] = now + wait
-    guard write() else {
+    if let code = write() {
       barred[user] = nil
-      return nil
+      defer { hasFailed = true }
+      return hasFailed ? .passed : .failed(systemWords(code))
     }
-    return wait
+    return .barred(wait)
   }
 
   /// Lets those in again whose time is over.
   package mutating func lift(at now: Double) {
-    guard barred.values.contains(where: { $0 <= now }) else { return }
+    guard isStale || barred.values.contains(where: { $0 <= now }) else { return }
     barred = barred.filter { $0.value > now }
-    write()
+    _ = write()
   }
 
   // MARK: the list
 
   private struct Entry {
-    enum Kind: UInt16 {
+    enum Kind: UInt8 {
       case owner = 1
       case user = 2
       case group = 4
       case mask = 16
       case others = 32
     }
+    static let size = 8
 
-    let kind: Kind
-    let rights: UInt32
-    let id: UInt32
+    /// struct posix_acl_xattr_entry: kind and rights, of two bytes each, and an id of four; little-endian.
+    let bytes: [UInt8]
+
+    init(_ bytes: some Sequence<UInt8>) { self.bytes = Array(bytes) }
 
     init(_ kind: Kind, _ rights: UInt32, id: UInt32 = .max) {
-      (self.kind, self.rights, self.id) = (kind, rights & 7, id)
+      bytes =
+        [kind.rawValue, 0, UInt8(truncatingIfNeeded: rights & 7), 0]
+        + [0, 8, 16, 24].map { UInt8(truncatingIfNeeded: id >> $0) }  // bounded: lists are joined
     }
 
-    /// struct posix_acl_xattr_entry: two numbers of two bytes, one of four; little-endian.
-    var bytes: [UInt8] {
-      let short = [UInt8(truncatingIfNeeded: kind.rawValue), 0, UInt8(truncatingIfNeeded: rights), 0]
-      return short + [0, 8, 16, 24].map { UInt8(truncatingIfNeeded: id >> $0) }  // bounded: lists are joined
-    }
+    // bounded: four bytes at most
+    var id: UInt32 { bytes.suffix(4).reversed().reduce(0) { $0 << 8 | UInt32(truncatingIfNeeded: $1) } }
+    var isUser: Bool { bytes.first == Kind.user.rawValue }
+    /// Whether this code has written it: a user who may execute the file.
+    var isBar: Bool { isUser && bytes.dropFirst(2).first == 1 }
   }
 
-  /// Writes who is barred. As the group's own entry and the mask are the group's rights, the mode is what it was.
-  @discardableResult private func write() -> Bool {
-    let name = "/proc/self/fd/\(file.number)"
-    if barred.isEmpty { return removexattr(name, Self.attribute) == 0 }
-    var entries = [Entry(.owner, mode >> 6)]
-    entries.append(contentsOf: ([Self.mark] + barred.keys).sorted().map { Entry(.user, 0, id: $0) })
-    entries.append(contentsOf: [Entry(.group, mode >> 3), Entry(.mask, mode >> 3), Entry(.others, mode)])
-    let bytes = [2, 0, 0, 0] + entries.flatMap(\.bytes)  // bounded: lists are joined
-    return setxattr(name, Self.attribute, bytes, bytes.count, 0) == 0
+  /// Writes who is barred. Returns nil, or the number of an error.
+  private mutating func write() -> Int32? {
+    let code = Self.write(Array(barred.keys), to: file.number)
+    isStale = code != nil
+    return code
   }
 
-  /// The bytes of the file's list; none where it has none.
-  private static func list(of file: Int32) -> [UInt8] {
+  private static func write(_ users: [UInt32], to file: Int32) -> Int32? {
+    let name = "/proc/self/fd/\(file)"
     var bytes = [UInt8](repeating: 0, count: 65_536)
-    let size = getxattr("/proc/self/fd/\(file)", attribute, &bytes, bytes.count)
-    return Array(bytes.prefix(max(0, size)))
-  }
-
-  /// Whether a list is this code's.
-  private static func isMarked(_ list: [UInt8]) -> Bool {
-    let entry = Entry(.user, 0, id: mark).bytes
-    return stride(from: 4, to: list.count, by: 8).contains { start in
-      list.dropFirst(start).starts(with: entry)  // bounded: from 4 on
+    let size = getxattr(name, attribute, &bytes, bytes.count)
+    guard size >= 0 || errno == ENODATA else { return users.isEmpty && errno == EOPNOTSUPP ? nil : errno }
+    // bounded: steps from 4 on
+    let known = stride(from: 4, to: max(4, size), by: Entry.size).map { start in
+      Entry(bytes.dropFirst(start).prefix(Entry.size))  // bounded: from 4 on, and a size above 0
     }
+    let others = known.filter { !$0.isBar }
+    guard !users.isEmpty || others.count < known.count else { return nil }
+    var status = stat()
+    guard fstat(file, &status) == 0 else { return errno }
+    // Where there is no list, the rights of the mode are the entries; the mask is the group's.
+    let mode = status.st_mode
+    let ends =
+      known.isEmpty
+      ? [Entry(.owner, mode >> 6), Entry(.group, mode >> 3), Entry(.mask, mode >> 3), Entry(.others, mode)]
+      : others.filter { !$0.isUser }
+    let named = others.filter(\.isUser)
+    if users.isEmpty, named.isEmpty, ends.count <= 4 { return removexattr(name, attribute) == 0 ? nil : errno }
+    // Of each user there may be one entry, and entries must be in the order of kinds and ids.
+    let theirs = Set(named.map(\.id))
+    let bars = users.filter { !theirs.contains($0) }.map { Entry(.user, 1, id: $0) }
+    let users = (named + bars).sorted { $0.id < $1.id }  // bounded: lists are joined
+    let entries = ends.prefix(1) + users + ends.dropFirst()  // bounded: lists are joined
+    let list = [2, 0, 0, 0] + entries.flatMap(\.bytes)  // bounded: lists are joined
+    return setxattr(name, attribute, list, list.count, 0) == 0 ? nil : errno
   }
 
   // MARK: the file
@@ -149,9 +182,7 @@ package struct BarredUsers: ~Copyable {
     else { return Descriptor(adopting: none) }
     let name = String(path[slash...].drop { $0 == "/" })
     let file = openat(directory.number, name, __O_PATH | O_NOFOLLOW | O_CLOEXEC)
-    guard fstat(file, &status) == 0, status.st_uid == geteuid(), status.st_mode & S_IFMT == S_IFSOCK,
-      case let list = list(of: file), list.isEmpty || isMarked(list)
-    else {
+    guard fstat(file, &status) == 0, status.st_uid == geteuid(), status.st_mode & S_IFMT == S_IFSOCK else {
       close(file)
       return Descriptor(adopting: none)
     }

@@ -31,8 +31,11 @@ public enum PassedRights {
   /// Closes a connection whose bytes nobody has read, and waits for nothing: after a fifth of a millisecond, and again,
   /// a signal comes, and while it is pending no other descriptor in the connection waits either. Takes SIGALRM and the
   /// timer of real time; to be called by a process that has one thread.
-  public static func close(_ connection: consuming Descriptor) {
-    guard !areRefused(on: connection.number) else { return }
+  ///
+  /// `isUntouched`: no other process has had the connection, and so nobody can have let descriptors pass for a moment;
+  /// where none pass, the timer isn't needed.
+  public static func close(_ connection: consuming Descriptor, isUntouched: Bool = false) {
+    guard !isUntouched || !areRefused(on: connection.number) else { return }
     _ = takesAlarms
     let realTime = __itimer_which_t(ITIMER_REAL.rawValue)
     let fifth = timeval(tv_sec: 0, tv_usec: 200)

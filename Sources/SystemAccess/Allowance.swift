@@ -36,7 +36,7 @@ package struct Allowance {
 /// How long somebody waits who has failed, or gone too far, again and again: the first time costs nothing, each further
 /// one doubles the wait, and a minute without one makes up for all.
 package struct BackOff {
-  private(set) var failures = 0
+  package private(set) var failures = 0
   private var nextStart = 0.0
 
   private static let first = 0.25

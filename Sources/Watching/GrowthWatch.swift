@@ -38,14 +38,16 @@ package struct GrowthWatch: Sendable {
   /// A look may cost this part of the time between two looks at most: one in so many.
   private static let share = 10.0
 
-  /// A watch that begins now. `step`: nil for a second, or longer.
+  /// A watch that begins now. `step`: nil for a second; longer where that would be too many looks, and shorter, down to
+  /// a fifth of one, where it would be too few to tell what grows.
   package init(for length: Double, every step: Double?, by grouping: HeapGrouping, limit: Int) {
     (self.length, self.grouping, self.limit) = (length, grouping, limit)
-    self.step = step ?? max(1, length / Double(Self.mostLooks - 1))
+    let enough = max(0.2, min(1, length / Double(GrowthSeries.fewestLooks &+ 2)))
+    self.step = step ?? max(enough, length / Double(Self.mostLooks - 1))
     start = seconds(of: CLOCK_MONOTONIC)
-    // The first look is taken at once, and the last one half a step after the end at most.
+    // The first look is taken at once, and the last one half a step after the end at most; but there are two.
     // bounded: by the greatest number of looks
-    plannedLooks = Int(min(Double(Self.mostLooks), 1 + (length / self.step + 0.5).rounded(.down)))
+    plannedLooks = Int(max(2, min(Double(Self.mostLooks), 1 + (length / self.step + 0.5).rounded(.down))))
     next = start
   }
 
@@ -63,14 +65,17 @@ package struct GrowthWatch: Sendable {
     series.add(look)
     let clock = seconds(of: CLOCK_MONOTONIC)
     let taken = clock - start
-    guard !look.hasEnded, taken + step / 2 <= length, moments.count < Self.mostLooks else {
+    // One look is no watch: where it took longer than that, another comes at once.
+    let isOver = taken + step / 2 > length
+    guard !look.hasEnded, !isOver || moments.count == 1, moments.count < Self.mostLooks else {
       next = nil
       return
     }
     // By the clock, so that looks that take long do not add up.
     let cost = clock - look.time  // bounded: seconds in floating point
-    let planned = start + Double(moments.count) * step
-    let due = max(planned, look.time + cost * Self.share)  // bounded: seconds in floating point
+    let planned = start + min(length, Double(moments.count) * step)
+    // bounded: seconds in floating point
+    let due = isOver ? max(planned, clock) : max(planned, look.time + cost * Self.share)
     slowPace = nil
     // The first look reads all names, which is done once.
     if due > planned, moments.count > 1 {

@@ -38,10 +38,20 @@ struct TimeWindowTests {
     for text in ["tomorrow", "nan", "inf", "x", "before-load.2_b"] { #expect(try moment(text) == .mark(text)) }
   }
 
-  @Test("a time of the day is the latest such time that has been")
+  @Test("a time of the day is the one nearest to now; one that is to come is in the future, and not yesterday's")
   func clock() throws {
-    for text in ["14:05", "00:00", "23:59:59.5", "14:05:30"] {
-      guard case .time(let time) = try moment(text, hasClock: true) else {
+    let texts = (0..<24).flatMap { [String(format: "%02d:00", $0), String(format: "%02d:59:59.5", $0)] }
+    var future = 0
+    for text in texts {
+      let moment: Moment
+      do throws(Complaint) {
+        moment = try Moment(text, now: Self.now, hasClock: true)
+      } catch {
+        #expect(error.what.contains("in the future"), "\(text): \(error)")
+        future += 1
+        continue
+      }
+      guard case .time(let time) = moment else {
         Issue.record("\(text) is no time")
         continue
       }
@@ -53,6 +63,7 @@ struct TimeWindowTests {
       let told = String(format: "%02d:%02d:%02d", parts.tm_hour, parts.tm_min, parts.tm_sec)
       #expect(told.hasPrefix(text.prefix(8)), "\(text): \(told)")
     }
+    #expect((18...29).contains(future), "\(future)")
   }
 
   @Test(
@@ -120,7 +131,7 @@ struct CallTreeTests {
     let calls = calls.map { NamedStacks.Call(frames: $0, isExact: false, site: 0) }
     let total = SiteTable.Total(bytes: bytes, blocks: 1)
     let stack = sums.rows.stacks.add(calls, truncation: isCut ? .depthLimit : nil)
-    sums.rows.entries.append(StackSums.Rows.Entry(stack: stack, function: "malloc", total: total))
+    sums.rows.append(StackSums.Rows.Entry(stack: stack, function: "malloc", total: total))
     sums.total.add(total)
   }
 
@@ -130,6 +141,48 @@ struct CallTreeTests {
       clock: SegmentClock(startMonotonic: 0, startRealtime: 0, elapsed: 0, isAlive: false), losses: Losses())
     for (names, bytes) in stacks { add(names.map { [frame($0)] }, bytes, to: &sums, isCut: isCut) }
     return sums
+  }
+
+  /// A look at a program by a path, with a build id, in which one function made so much, at a line.
+  private func look(_ path: ForeignText, build: UInt8, _ pid: Int32, line: Int, bytes: UInt64, lost: UInt64 = 0)
+    -> StackSums
+  {
+    var sums = sums([])
+    (sums.processID, sums.startTime, sums.losses.blocks) = (pid, UInt64(pid), lost)
+    sums.modules = [
+      Module(
+        index: 0, path: path, buildID: [build], start: 0x1000, end: 0x2000, bias: 0, loadTicks: 0, unloadTicks: nil,
+        isMain: true, isAgent: false)
+    ]
+    add([[Frame(pc: 0x1001, module: path, function: "make", file: "/src/\(build)/x.c", line: line)]], bytes, to: &sums)
+    return sums
+  }
+
+  @Test("a site of another name of the program, and of another build with other lines, is the same site")
+  func sameSites() throws {
+    let first = look("/a/shop-1.0", build: 1, 1, line: 7, bytes: 100)
+    for (second, line) in [
+      (look("/b/shop", build: 1, 2, line: 7, bytes: 150), 7),
+      (look("/a/shop-1.0", build: 2, 2, line: 8, bytes: 150), nil),
+    ] {
+      let difference = HeapDifference(from: first, named: "a", to: second, named: "b", by: .site, limit: 9)
+      let row = try #require(difference.rows.first)
+      #expect(difference.rows.count == 1 && row.kind == "grown" && row.frames.first?.line == line, "\(difference.text)")
+    }
+    let moved = look("/a/shop-1.0", build: 1, 2, line: 8, bytes: 150)
+    #expect(HeapDifference(from: first, named: "a", to: moved, named: "b", by: .site, limit: 9).rows.count == 2)
+  }
+
+  @Test("a growth that may be another one, for want of blocks, is said to be that")
+  func doubt() {
+    func doubt(_ first: StackSums, _ second: StackSums) -> String? {
+      HeapDifference(from: first, named: "a", to: second, named: "b", by: .site, limit: 9).doubt
+    }
+    func one(_ pid: Int32, _ lost: UInt64) -> StackSums { look("/a", build: 1, pid, line: 1, bytes: 5, lost: lost) }
+    #expect(doubt(one(1, 0), one(1, 0)) == nil && doubt(one(1, 9), one(1, 9)) == nil)
+    #expect(doubt(one(1, 9), one(1, 12)) == "3 blocks are not in the index of b")
+    #expect(doubt(one(1, 9), one(2, 9)) == "9 blocks are not in the index of b")
+    #expect(doubt(one(1, 1), one(2, 0)) == "1 block is not in the index of a")
   }
 
   @Test("callers above what they call, with sums; a function that has all of its caller's stands without numbers")

@@ -494,7 +494,7 @@ extension EndToEnd {
       // That a verdict takes more looks is said before they are waited for, and the numbers are told all the same.
       let short = try Tool.control(["growth", program.pid, "--for", "1s"], in: program.directory)
       #expect(short.ending == .exit(0) && short.output.contains("too few to tell"), "\(short)")
-      let warning = "allocsctl: 2 looks in 1.0 s: too few to tell what grows, for which it takes 8\n"
+      let warning = "allocsctl: 6 looks in 1.0 s: too few to tell what grows, for which it takes 8\n"
       #expect(short.errors == warning, "\(short)")
       program.process.closeInput()
       _ = try program.process.wait()

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Who floods a socket can't connect to it for a while, by a clock that the test turns; and which files get no list.
+// Who floods a socket can't connect to it for a while, by a clock that the test turns; and what stays of the mode and
+// the list of the file is its owner's.
 
 import COpening
 import Glibc
@@ -12,93 +13,10 @@ import Testing
 @Suite("barred users", .bounded)
 struct BarredUsersTests {
   private let directory: TestDirectory
+  private var path: String { directory.file("s") }
+  private static let attribute = "system.posix_acl_access"
 
   init() throws { directory = try TestDirectory() }
-
-  @Test("who floods again and again is barred, longer each time, to a bound; others, the mode and root are not touched")
-  func bars() throws {
-    let listener = try listen()
-    var barred = BarredUsers(of: listener.number)
-    let first = barred.flooded(by: 1000, at: 5)
-    #expect(first == nil)
-    #expect(accessList == nil)
-    var now = 5.0
-    var waits: [Double] = []
-    for _ in 0..<12 {
-      let time = barred.flooded(by: 1000, at: now)
-      let wait = try #require(time)
-      waits.append(wait)
-      #expect(accessList?.users == [1000, 0xffff_fffe])
-      // The rest of what was in the queue makes it no longer.
-      let more = [barred.flooded(by: 1000, at: now), barred.flooded(by: 0, at: now)]
-      #expect(more == [nil, nil])
-      barred.lift(at: now + wait - 0.01)
-      #expect(accessList != nil)
-      now += wait
-      barred.lift(at: now)
-      let isEmpty = barred.isEmpty
-      #expect(isEmpty && accessList == nil)
-    }
-    #expect(waits.prefix(4) == [0.25, 0.5, 1, 2] && waits.max() == 30)
-    // A minute of rest makes up for all.
-    let last = barred.flooded(by: 1000, at: now + 61)
-    #expect(last == nil)
-    #expect(mode == 0o640)
-  }
-
-  @Test("some hundred users at a time; the list goes with its owner, and its rights are those of the file")
-  func many() throws {
-    let listener = try listen()
-    do {
-      var barred = BarredUsers(of: listener.number)
-      for user in UInt32(1)...1000 {
-        _ = barred.flooded(by: user, at: 1)
-        _ = barred.flooded(by: user, at: 1)
-      }
-      let list = try #require(accessList)
-      #expect(list.users.count == BarredUsers.limit + 1)
-      // Owner, group, mask, others.
-      #expect(list.rights == [6, 4, 4, 0] && mode == 0o640)
-    }
-    #expect(accessList == nil)
-  }
-
-  @Test("what a killed server left is taken away, what an administrator wrote stays")
-  func found() throws {
-    let listener = try listen()
-    func write(_ user: UInt32) {
-      let entries: [(UInt8, UInt8, UInt32)] = [
-        (1, 6, .max), (2, 0, user), (4, 4, .max), (16, 4, .max), (32, 0, .max),
-      ]
-      let bytes: [UInt8] =
-        [2, 0, 0, 0] + entries.flatMap { [$0.0, 0, $0.1, 0] + withUnsafeBytes(of: $0.2) { Array($0) } }
-      #expect(setxattr(path, "system.posix_acl_access", bytes, bytes.count, 0) == 0)
-    }
-    write(1234)
-    var barred = BarredUsers(of: listener.number)
-    let waits = (1...4).map { barred.flooded(by: 1000, at: Double($0)) }
-    #expect(waits == [nil, nil, nil, nil])
-    #expect(accessList?.users == [1234])
-    write(0xffff_fffe)
-    barred = BarredUsers(of: listener.number)
-    #expect(accessList == nil)
-  }
-
-  @Test("a socket in a directory that others may write to, or without a name, gets no list")
-  func places() throws {
-    let listener = try listen()
-    chmod(directory.path, 0o777)
-    var barred = BarredUsers(of: listener.number)
-    let waits = (1...4).map { barred.flooded(by: 1000, at: Double($0)) }
-    #expect(waits == [nil, nil, nil, nil])
-    #expect(accessList == nil)
-    let nameless = Descriptor(adopting: socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0))
-    barred = BarredUsers(of: nameless.number)
-    let others = (1...4).map { barred.flooded(by: 1000, at: Double($0)) }
-    #expect(others == [nil, nil, nil, nil])
-  }
-
-  private var path: String { directory.file("s") }
 
   private func listen() throws -> Descriptor {
     let socket = try UnixSocket.create()
@@ -113,16 +31,151 @@ struct BarredUsersTests {
     return status.st_mode & 0o777
   }
 
-  /// The users in the file's list, and the rights of its other entries.
-  private var accessList: (users: [UInt32], rights: [UInt8])? {
+  /// An entry of a list: kind, rights, id.
+  private typealias Entry = (kind: UInt8, rights: UInt8, id: UInt32)
+
+  private func write(_ entries: [Entry]) {
+    let bytes: [UInt8] =
+      [2, 0, 0, 0] + entries.flatMap { [$0.kind, 0, $0.rights, 0] + withUnsafeBytes(of: $0.id) { Array($0) } }
+    #expect(setxattr(path, Self.attribute, bytes, bytes.count, 0) == 0)
+  }
+
+  private var entries: [Entry] {
     var bytes = [UInt8](repeating: 0, count: 65_536)
-    let size = getxattr(path, "system.posix_acl_access", &bytes, bytes.count)
-    guard size > 0 else { return nil }
-    let entries = stride(from: 4, to: size, by: 8).map { Array(bytes[$0..<$0 + 8]) }
-    let users = entries.filter { $0[0] == 2 }
-    return (
-      users.map { $0[4...].reversed().reduce(0) { $0 << 8 | UInt32($1) } },
-      entries.filter { $0[0] != 2 }.map { $0[2] }
-    )
+    let size = getxattr(path, Self.attribute, &bytes, bytes.count)
+    return stride(from: 4, to: max(4, size), by: 8).map { start in
+      (bytes[start], bytes[start + 2], bytes[start + 4..<start + 8].reversed().reduce(0) { $0 << 8 | UInt32($1) })
+    }
+  }
+
+  /// `1000:1` for the user 1000 with the right to execute.
+  private var users: [String] { entries.filter { $0.kind == 2 }.map { "\($0.id):\($0.rights)" } }
+
+  /// Floods so often, a second apart, that the user is barred if anybody can be.
+  private func flood(_ barred: inout BarredUsers, _ user: UInt32, at time: Double) -> [BarredUsers.Outcome] {
+    [barred.flooded(by: user, at: time), barred.flooded(by: user, at: time + 1)]
+  }
+
+  @Test("who floods again and again is barred, longer each time, to a bound; the rest of a queue counts once")
+  func bars() throws {
+    let listener = try listen()
+    var barred = BarredUsers(of: listener.number)
+    var now = 5.0
+    // What is in the queue comes anyway.
+    let first = (0..<100).map { barred.flooded(by: 1000, at: now + Double($0) / 1000) }
+    #expect(first.allSatisfy { $0 == .passed } && users == [])
+    now += 1
+    var waits: [Double] = []
+    for _ in 0..<12 {
+      let outcome = barred.flooded(by: 1000, at: now)
+      guard case .barred(let wait) = outcome else {
+        Issue.record("\(outcome)")
+        return
+      }
+      waits.append(wait)
+      #expect(users == ["1000:1"] && mode == 0o640)
+      let more = [
+        barred.flooded(by: 1000, at: now), barred.flooded(by: 0, at: now), flood(&barred, 65_534, at: now)[1],
+      ]
+      #expect(more == [.passed, .passed, .passed])
+      barred.lift(at: now + wait - 0.01)
+      #expect(users == ["1000:1"])
+      now += wait
+      barred.lift(at: now)
+      let isEmpty = barred.isEmpty
+      #expect(isEmpty && entries.isEmpty && mode == 0o640)
+      now += 1
+    }
+    #expect(waits.prefix(4) == [0.25, 0.5, 1, 2] && waits.max() == 30)
+    // A minute of rest makes up for all.
+    let last = barred.flooded(by: 1000, at: now + 61)
+    #expect(last == .passed)
+  }
+
+  @Test("of more users than the list has room for the latest are barred; the list goes with its owner")
+  func many() throws {
+    let listener = try listen()
+    do {
+      var barred = BarredUsers(of: listener.number)
+      for user in UInt32(1)...600 {
+        let outcomes = flood(&barred, user, at: Double(user) / 1000)
+        #expect(outcomes == [.passed, .barred(0.25)], "\(user)")
+        #expect(users.contains("\(user):1") && users.count <= BarredUsers.limit)
+      }
+      #expect(users.count == BarredUsers.limit)
+    }
+    #expect(entries.isEmpty && mode == 0o640)
+  }
+
+  @Test("the file's mode and list stay its owner's, whatever they are changed to meanwhile")
+  func others() throws {
+    let listener = try listen()
+    // A user who may write, one who may not, one who has an entry already.
+    let named: [Entry] = [(2, 6, 7), (2, 0, 8), (2, 4, 1000)]
+    let ends: [Entry] = [(1, 6, .max), (4, 4, .max), (16, 6, .max), (32, 0, .max)]
+    write(ends.prefix(1) + named + ends.dropFirst())
+    let before = entries.map { "\($0)" }
+    var barred = BarredUsers(of: listener.number)
+    _ = flood(&barred, 1000, at: 1)
+    _ = flood(&barred, 500, at: 1)
+    #expect(users == ["7:6", "8:0", "500:1", "1000:4"])
+    barred.lift(at: 100)
+    #expect(entries.map { "\($0)" } == before)
+    // While somebody is barred: another mode, and an entry more.
+    removexattr(path, Self.attribute)
+    chmod(path, 0o600)
+    _ = flood(&barred, 500, at: 200)
+    #expect(users == ["500:1"] && mode == 0o600)
+    chmod(path, 0o660)
+    _ = flood(&barred, 501, at: 201)
+    #expect(users == ["500:1", "501:1"] && mode == 0o660)
+    let with = entries
+    write(with.prefix(1) + [(2, 6, 9)] + with.dropFirst())
+    barred.lift(at: 300)
+    #expect(users == ["9:6"] && mode == 0o660)
+    removexattr(path, Self.attribute)
+    chmod(path, 0o600)
+    barred.lift(at: 400)
+    #expect(entries.isEmpty && mode == 0o600)
+  }
+
+  @Test("what a killed server left is taken away")
+  func leftOver() throws {
+    let listener = try listen()
+    write([(1, 6, .max), (2, 1, 1000), (2, 0, 1234), (4, 4, .max), (16, 4, .max), (32, 0, .max)])
+    _ = BarredUsers(of: listener.number)
+    #expect(users == ["1234:0"])
+    write([(1, 6, .max), (2, 1, 1000), (4, 4, .max), (16, 4, .max), (32, 0, .max)])
+    let barred = BarredUsers(of: listener.number)
+    let isEmpty = barred.isEmpty
+    #expect(entries.isEmpty && isEmpty && listener.number >= 0)
+  }
+
+  @Test("a socket in a directory that others may write to, or without a name, gets no list")
+  func places() throws {
+    let listener = try listen()
+    chmod(directory.path, 0o777)
+    var barred = BarredUsers(of: listener.number)
+    let outcomes = flood(&barred, 1000, at: 1)
+    #expect(outcomes == [.passed, .passed] && entries.isEmpty)
+    let nameless = Descriptor(adopting: try UnixSocket.create().release())
+    barred = BarredUsers(of: nameless.number)
+    let others = flood(&barred, 1000, at: 1)
+    #expect(others == [.passed, .passed] && listener.number >= 0)
+  }
+
+  @Test("where no list can be written, that is said once, and nobody counts as barred")
+  func failing() throws {
+    let listener = try listen()
+    var barred = BarredUsers(of: listener.number)
+    // A list without room for more: an attribute has 64 KiB at most.
+    write(
+      [(1, 6, .max)] + (0..<8180).map { (2, 4, 10_000 + UInt32($0)) }
+        + [(4, 4, .max), (16, 4, .max), (32, 0, .max)])
+    var outcomes: [BarredUsers.Outcome] = []
+    for user in UInt32(1)...40 { outcomes += flood(&barred, user, at: 1) }
+    let failures = outcomes.filter { if case .failed = $0 { true } else { false } }
+    #expect(failures.count == 1 && outcomes.contains(.barred(0.25)) && outcomes.last == .passed, "\(failures)")
+    #expect(listener.number >= 0)
   }
 }

@@ -6,6 +6,7 @@ import ByteText
 import Glibc
 import Provenance
 import Symbols
+import SystemAccess
 import TestSupport
 import Testing
 
@@ -114,6 +115,20 @@ struct GrowthTests {
   }
 
   private static let none = Array(repeating: 0.0, count: 10)
+
+  @Test("a watch has two looks, however short it is, and however long a look takes")
+  func twoLooks() {
+    for length in [0, 0.001, 0.05] {
+      var watch = GrowthWatch(for: length, every: nil, by: .site, limit: 20)
+      #expect(watch.plannedLooks == 2)
+      // The first look has taken a minute, longer than the watch.
+      watch.add(WatchLook(processID: 7, time: seconds(of: CLOCK_MONOTONIC) - 60), at: 1)
+      let now = seconds(of: CLOCK_MONOTONIC)
+      #expect(watch.next.map { $0 <= now + length } == true, "\(length) s")
+      watch.add(WatchLook(processID: 7, time: now), at: 2)
+      #expect(watch.next == nil)
+    }
+  }
 
   @Test("looks that are too few to tell are said to be that, one as well", arguments: [1, 7])
   func few(looks: Int) {

@@ -79,7 +79,7 @@ struct FlameGraph {
       guard meter.goesOn() else { break }
       let node = tree.nodes[box.node]
       frame(
-        &writer, title: node.frame?.profileName ?? "[callers not known]", total: node.total,
+        &writer, title: tree.frame(of: node)?.profileName ?? "[callers not known]", total: node.total,
         start: Double(box.start) / whole, share: Double(node.total.bytes) / whole, row: node.depth)
     }
     writer.append(text: "</g>\n")

@@ -92,7 +92,10 @@ struct PprofFile {
     (profile.pointee.n_string_table, profile.pointee.string_table) = (
       texts.items.count, storage.list(texts.items.map { storage.text($0) })
     )
-    return [UInt8](unsafeUninitializedCapacity: pprof__profile__get_packed_size(profile)) { buffer, count in
+    let size = pprof__profile__get_packed_size(profile)
+    // The bytes, and what they are compressed to.
+    guard share.hold(storage.bytes &+ texts.items.count &* 128 &+ size &* 2) else { return [] }
+    return [UInt8](unsafeUninitializedCapacity: size) { buffer, count in
       count = pprof__profile__pack(profile, buffer.baseAddress)
     }
   }

@@ -56,11 +56,11 @@ enum SpeedscopeFile {
       writer.append(text: index > 0 ? ",{\"type\":\"sampled\",\"name\":" : "{\"type\":\"sampled\",\"name\":")
       writer.appendJSONString("\(sums.profileTitle): \(profile.name)\(missing)")
       writer.append(text: ",\"unit\":\"\(profile.unit)\",\"startValue\":0")
-      writer.append(",\"endValue\":", decimal: sums.rows.reduce(0) { $0 &+ profile.value($1.total) })
+      writer.append(",\"endValue\":", decimal: sums.rows.entries.reduce(0) { $0 &+ profile.value($1.total) })
       writer.append(",\"samples\":[")
       writer.append(bytes: sampleText)
       writer.append("],\"weights\":[")
-      for (index, row) in sums.rows.enumerated() {
+      for (index, row) in sums.rows.entries.enumerated() {
         if index > 0 { writer.append(byte: UInt8(ascii: ",")) }
         writer.append(decimal: profile.value(row.total))
       }

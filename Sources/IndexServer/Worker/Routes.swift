@@ -260,17 +260,18 @@ struct Routes: Sendable {
     let grouping = try parameters.choice("by", of: HeapDifference.Grouping.self) ?? .site
     let limit = try parameters.number("limit", in: 1...Self.rowLimit) ?? 20
     let otherProgram = try parameters.flag("other-program") ?? false
-    let (body, growth) = try await answer(request, context) { [scope] () throws(any Error) in
+    let (body, growth, doubt) = try await answer(request, context) { [scope] () throws(any Error) in
       let difference = HeapDifference(
         from: try view(process, context).stackSums(scope), named: "process \(process.id)",
         to: try second(other, context).stackSums(scope), named: "process \(other.id)", by: grouping, limit: limit,
         wantsTotals: totals)
       try Budget.current?.check()
       try difference.check(otherProgram: otherProgram, wantsTotals: totals)
-      return (Self.rendered(for: request, difference.text, difference.json), difference.growth)
+      return (Self.rendered(for: request, difference.text, difference.json), difference.growth, difference.doubt)
     }
     var response = respond(to: request, body)
     if let name = HTTPField.Name(GrowthHeader.name) { response.headers[name] = "\(growth)" }
+    if let doubt, let name = HTTPField.Name(MissingHeader.name) { response.headers[name] = TextLayout.printable(doubt) }
     return response
   }
 
