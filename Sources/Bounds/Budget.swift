@@ -210,9 +210,12 @@ public final class Budget: Sendable {
 /// Memory that grows with what a file says, by things of one kind: taken off the current budget in pieces, before it is
 /// there. Where there is no budget, all is allowed.
 public struct MemoryMeter {
-  private static let piece = 1 << 20
+  private static let mostPiece = 1 << 20
   private let bytes: Int
   private var left = 0
+  /// Each piece is twice the one before: hundreds of small tables, one for each unit of debug information, say, must
+  /// not cost a megabyte each.
+  private var piece = 1 << 10
 
   /// `bytes`: of each thing, at least 1; an array that doubles, and a copy that is sorted, included.
   public init(bytes: Int) { self.bytes = max(bytes, 1) }
@@ -221,7 +224,8 @@ public struct MemoryMeter {
   public mutating func goesOn() -> Bool {
     left &-= bytes
     if left >= 0 { return true }
-    let more = max(Self.piece, bytes)
+    let more = max(piece, bytes)
+    piece = min(Self.mostPiece, piece &* 2)
     let isAllowed = Budget.spendCurrent(bytes: more)
     left = isAllowed ? more &- bytes : 0
     return isAllowed

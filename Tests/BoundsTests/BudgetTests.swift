@@ -54,6 +54,21 @@ struct BudgetTests {
       code(Budget(seconds: 1000, bytes: 1000)) { for _ in 0..<9 { Budget.current?.spend(bytes: .max) } } == 12)
   }
 
+  @Test("a thousand small tables cost what they hold, not a piece each")
+  func smallTables() {
+    let budget = Budget(seconds: 1000, bytes: 4 << 20)
+    let code = code(budget) {
+      for _ in 0..<1000 {
+        var memory = MemoryMeter(bytes: 72)
+        for _ in 0..<10 {
+          let goesOn = memory.goesOn()
+          #expect(goesOn)
+        }
+      }
+    }
+    #expect(code == nil)
+  }
+
   @Test("memory that grows thing by thing is spent before it is there, and ends the question")
   func growingMemory() {
     for bytes in [1, 64, 1 << 20, 3 << 20] {
