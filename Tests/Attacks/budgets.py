@@ -273,7 +273,7 @@ def made_code(server, functions=524_290):
 
 
 BOMBS = ("paths", "stack", "many", "packed", "sections", "symbols", "contexts", "threads", "holes", "mappings",
-         "circle")
+         "circle", "stacks")
 
 
 # Bytes that two of the files below unpack to.
@@ -306,6 +306,22 @@ def bomb(server, kind, connections=12):
             made.node(1, BASE + 0x1001, STACK)
         if kind == "many":
             question += f"&address={BLOCK:#x}" * 1200
+    elif kind == "stacks":
+        # Stacks that are alike but for the innermost call, each with a block: a profile has every call of each.
+        leaves, depth = 90_000, 250
+        made = holder.segment(capacities={"NODES": 1 << 18, "CONTEXTS": 1 << 18})
+        made.module(0, BASE, BASE + 0x200000, b"/" + b"x" * 200)
+        made.use("NODES", leaves + depth + 10)
+        made.use("CONTEXTS", leaves + 10)
+        calls = [(BASE + 0x1001 + index, index) for index in range(depth)]
+        calls += [(BASE + 0x8001 + index, depth) for index in range(leaves)]
+        made.put("NODES", 1, b"".join(struct.pack("<QII", *call, 0) for call in calls))
+        contexts = [depth + 1 + index | 0xFFFF << 32 | 1 << 48 | 0xFF << 56 for index in range(leaves)]
+        made.put("CONTEXTS", 1, struct.pack(f"<{leaves}Q", *contexts))
+        made.arena(0, 0)
+        for index in range(leaves):
+            made.block(0, BLOCK + 32 * index, 48, index + 1)
+        question = f"/v1/processes/{pid}/profile?format=pprof"
     elif kind in ("packed", "sections", "symbols"):
         made = holder.segment()
         file = elves.File().add(".data", elves.PROGBITS, bytes(0x1000), address=0x1000, flags=3)
