@@ -40,7 +40,8 @@ package struct BarredUsers: ~Copyable {
   static let limit = 256
   /// Seconds in which what was in the queue already comes, before anybody is barred for it.
   private static let grace = 0.25
-  /// As whom the kernel shows users of outside in a user namespace: nobody there has earned what those do.
+  /// In a user namespace the kernel shows every user from outside it under this id: who has the id inside must not be
+  /// barred for what those do.
   private static let overflow: UInt32 = 65_534
 
   /// `listener`: a listening Unix socket with a name.
